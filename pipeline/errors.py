@@ -1,0 +1,59 @@
+"""Everything hepduck raises on purpose, in one tree.
+
+    HepduckError
+    +-- DecodeError        bytes from outside that do not hold what they should; becomes a `weird` row
+    |   +-- HepError       HEP container or stream framing
+    |   +-- SipError       not a SIP message at all
+    |   +-- RtcpError      RTCP JSON inside HEP
+    +-- ConfigError        the user's configuration: one clear line, exit code 2
+    +-- CaptureError       a file (recording, pcap) that cannot be read: one clear line, exit code 2
+    +-- StoreError         the lake cannot be opened, read or written
+    +-- ActionError        an action could not be carried out; becomes an `action_attempt` row
+"""
+
+from __future__ import annotations
+
+
+class HepduckError(Exception):
+    """Base of all errors that hepduck raises on purpose."""
+
+
+class DecodeError(HepduckError):
+    """Bytes from outside that cannot be decoded.
+
+    `kind` is a short, stable word for counting (`hep_short`, `hep_magic`, `sip_start_line` ...);
+    the message says what was found where.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+class HepError(DecodeError):
+    """A HEP packet or stream that cannot be decoded."""
+
+
+class SipError(DecodeError):
+    """A payload that is no SIP message."""
+
+
+class RtcpError(DecodeError):
+    """An RTCP JSON payload that cannot be read."""
+
+
+class ConfigError(HepduckError):
+    """Wrong configuration; the message names the place and the mend."""
+
+
+class CaptureError(HepduckError):
+    """A capture file that cannot be read or written; the message names the file and the place."""
+
+
+class StoreError(HepduckError):
+    """The store cannot be opened, read or written."""
+
+
+class ActionError(HepduckError):
+    """An action that could not be carried out."""
