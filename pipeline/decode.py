@@ -1,0 +1,268 @@
+"""From raw datagrams to rows for the store and events for detectors: one pass, no Python object survives it
+but the events of interest.
+
+This is the reference of the hot path. A compiled decoder may take its place behind the same two methods,
+`decode` and `take`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.engine.events import SipEvent
+from pipeline.errors import DecodeError
+from pipeline.ingest.recordings import Datagram
+from pipeline.protocols.hep import HepPacket
+from pipeline.protocols.hep import decode as decode_hep
+from pipeline.protocols.sip import SipMessage, parse
+from pipeline.store.schema import arrow_schema
+
+DAY_US = 86_400_000_000
+WEIRD_HEAD_BYTES = 256
+MAX_AGENTS = 10_000
+SIP, LOG = 1, 100  # HEP protocol types
+QUALITY = frozenset({5, 32, 34, 35, 99})  # RTCP as JSON, and the reports made of it
+_MONITORED = ("udp", "sctp")  # one message a datagram; on a stream several may follow each other
+
+Admit = Callable[[Datagram, HepPacket], bool | None]
+"""Whether a packet's agent is trusted; None: the packet is rejected."""
+
+
+def admit_all(datagram: Datagram, packet: HepPacket) -> bool:
+    """For recordings: whoever has the file has made sure of it."""
+    return datagram.trusted
+
+
+@dataclass(slots=True)
+class AgentSeen:
+    """What is known of one capture agent since the start."""
+
+    agent_addr: str
+    agent_id: int | None
+    hep_version: int = 0
+    packets: int = 0
+    last_seen_us: int = 0
+    skew_us: int = 0  # its timestamp behind (+) or ahead of (-) our arrival time, last seen
+    changed: bool = True
+
+
+@dataclass(slots=True)
+class Counts:
+    """Messages by fate so far. A datagram that holds several counts as many."""
+
+    unpacked: int = 0  # messages beyond the first of their datagram
+    rejected: Counter[str] = field(default_factory=Counter)
+    weird: Counter[str] = field(default_factory=Counter)
+    messages: Counter[tuple[str, str]] = field(default_factory=Counter)  # method, status class or "request"
+
+
+class Decoder:
+    """Turns datagrams into events at once, and keeps the rows until they are taken as Arrow tables."""
+
+    def __init__(self, node: str, interest: Collection[str], admit: Admit = admit_all) -> None:
+        self._node = node
+        self._interest = frozenset(interest)
+        self._admit = admit
+        self._last_id = 0
+        self._made = 0  # messages that became a row or were rejected
+        self._rows: dict[str, list[tuple[Any, ...]]] = {"sip": [], "rtcp": [], "log": [], "weird": []}
+        self._agents: dict[tuple[str, int | None], AgentSeen] = {}
+        self._agent_names: dict[tuple[str, int | None], str] = {}
+        self.counts = Counts()
+
+    @property
+    def pending(self) -> int:
+        """Rows not yet taken."""
+        return sum(len(rows) for rows in self._rows.values())
+
+    def decode(self, datagrams: Iterable[Datagram]) -> list[SipEvent]:
+        """The events of interest in `datagrams`; every message becomes a row, undecodable ones in `weird`."""
+        events: list[SipEvent] = []
+        for datagram in datagrams:
+            before = self._made
+            try:
+                packets = decode_hep(datagram.data, now_us=datagram.arrival_us)
+            except DecodeError as error:
+                self._weird(datagram, None, datagram.arrival_us, error.kind, error.detail, datagram.data)
+                continue
+            for packet in packets:
+                trusted = self._admit(datagram, packet)
+                if trusted is None:
+                    self.counts.rejected["bad_key"] += 1
+                    self._made += 1
+                else:
+                    self._packet(datagram, packet, trusted, events)
+            self.counts.unpacked += self._made - before - 1
+        return events
+
+    def take(self) -> dict[str, pa.Table]:
+        """The rows since the last call, as one Arrow table for each table of the store that got any."""
+        tables = {}
+        for name, rows in self._rows.items():
+            if rows:
+                schema = arrow_schema(name)
+                columns = [
+                    pa.array(column, type=item.type)
+                    for column, item in zip(zip(*rows, strict=True), schema, strict=True)
+                ]
+                tables[name] = pa.Table.from_arrays(columns, schema=schema)
+                rows.clear()
+        return tables
+
+    def agents(self) -> list[AgentSeen]:
+        """The capture agents heard since the last call."""
+        heard = [agent for agent in self._agents.values() if agent.changed]
+        for agent in heard:
+            agent.changed = False
+        return heard
+
+    # -- one packet ------------------------------------------------------------------------------------
+
+    def _packet(
+        self, datagram: Datagram, packet: HepPacket, trusted: bool, events: list[SipEvent]
+    ) -> None:
+        arrival_us = datagram.arrival_us
+        ts_us = packet.ts_us
+        if ts_us is None or ts_us > arrival_us + DAY_US:  # none sent, or a clock nobody can live by
+            ts_us = arrival_us
+        self._seen(datagram, packet, arrival_us - ts_us)
+        kind = packet.protocol_type
+        if kind == SIP:
+            self._sip(datagram, packet, trusted, ts_us, events)
+        elif kind in QUALITY:
+            self._rows["rtcp"].append((*self._head(datagram, packet, ts_us), kind, self._next_id(arrival_us)))
+        elif kind == LOG:
+            self._rows["log"].append((*self._head(datagram, packet, ts_us), self._next_id(arrival_us)))
+        else:
+            self._weird(datagram, packet, ts_us, "hep_protocol_type", f"type {kind}", packet.payload)
+
+    def _sip(
+        self, datagram: Datagram, packet: HepPacket, trusted: bool, ts_us: int, events: list[SipEvent]
+    ) -> None:
+        transport = packet.transport
+        try:
+            messages: Sequence[SipMessage] = parse(packet.payload, datagram=transport in _MONITORED or None)
+        except DecodeError as error:
+            self._weird(datagram, packet, ts_us, error.kind, error.detail, packet.payload)
+            return
+        rows = self._rows["sip"]
+        agent = self._agent_name(datagram.agent_addr, packet.agent_id)
+        for sip in messages:
+            msg_id = self._next_id(datagram.arrival_us)
+            hop = transport or sip.via_transport or "tls"
+            rows.append(
+                (
+                    ts_us,
+                    datagram.arrival_us,
+                    self._node,
+                    packet.agent_id,
+                    datagram.agent_addr,
+                    packet.version,
+                    hop,
+                    packet.src_ip,
+                    packet.src_port,
+                    packet.dst_ip,
+                    packet.dst_port,
+                    None,
+                    sip.call_id,
+                    packet.correlation_id,
+                    sip.method,
+                    sip.status,
+                    sip.reason,
+                    sip.cseq,
+                    sip.from_user,
+                    sip.from_host,
+                    sip.from_display,
+                    sip.from_tag,
+                    sip.to_user,
+                    sip.to_host,
+                    sip.to_tag,
+                    sip.ruri_user,
+                    sip.ruri_host,
+                    sip.via_branch,
+                    sip.contact,
+                    sip.expires,
+                    sip.user_agent,
+                    sip.reason_header,
+                    sip.x_cid,
+                    sip.sdp_ip,
+                    sip.sdp_port,
+                    sip.sdp_codecs,
+                    sip.payload,
+                    len(sip.payload),
+                    msg_id,
+                )
+            )
+            if sip.method in self._interest:
+                src, dst = (packet.src_ip, packet.src_port), (packet.dst_ip, packet.dst_port)
+                events.append(SipEvent(ts_us, msg_id, agent, trusted, hop, src, dst, sip))
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def _head(self, datagram: Datagram, packet: HepPacket, ts_us: int) -> tuple[Any, ...]:
+        """The columns that `rtcp` and `log` begin with."""
+        return (
+            ts_us,
+            datagram.arrival_us,
+            self._node,
+            packet.agent_id,
+            datagram.agent_addr,
+            packet.src_ip,
+            packet.src_port,
+            packet.dst_ip,
+            packet.dst_port,
+            packet.correlation_id,
+            packet.payload,
+        )
+
+    def _seen(self, datagram: Datagram, packet: HepPacket, skew_us: int) -> None:
+        key = (datagram.agent_addr, packet.agent_id)
+        agent = self._agents.get(key)
+        if agent is None:
+            if len(self._agents) >= MAX_AGENTS:  # agent ids are the sender's word
+                key = (datagram.agent_addr, None)
+            agent = self._agents.setdefault(key, AgentSeen(*key))
+        agent.hep_version = packet.version
+        agent.packets += 1
+        agent.last_seen_us = datagram.arrival_us
+        agent.skew_us = skew_us
+        agent.changed = True
+
+    def _weird(
+        self, datagram: Datagram, packet: HepPacket | None, ts_us: int, kind: str, detail: str, data: bytes
+    ) -> None:
+        self.counts.weird[kind] += 1
+        self._rows["weird"].append(
+            (
+                ts_us,
+                datagram.arrival_us,
+                self._node,
+                packet.agent_id if packet else None,
+                datagram.agent_addr,
+                kind,
+                detail,
+                data[:WEIRD_HEAD_BYTES],
+                len(data),
+                self._next_id(datagram.arrival_us),
+            )
+        )
+
+    def _next_id(self, arrival_us: int) -> int:
+        """Unique and ordered, also over restarts: the arrival time, or one more than the last."""
+        self._made += 1
+        self._last_id = max(self._last_id + 1, arrival_us)
+        return self._last_id
+
+    def _agent_name(self, address: str, agent_id: int | None) -> str:
+        key = (address, agent_id)
+        name = self._agent_names.get(key)
+        if name is None:
+            if len(self._agent_names) >= MAX_AGENTS:
+                return address
+            name = self._agent_names[key] = address if agent_id is None else f"{address}/{agent_id}"
+        return name

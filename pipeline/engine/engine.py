@@ -1,0 +1,145 @@
+"""The loop: events in event time to detectors, their commands out. No I/O, no clock of its own.
+
+`handle` takes events in arrival order, `tick` says that wall time went by, `finish` that the input ended;
+all three return the findings raised. A replay that calls them with a recording's own arrival times gives the
+same findings as the live run did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar, Protocol
+
+import structlog
+from pydantic import BaseModel
+
+from pipeline.engine.actions import OWN_TAG_PREFIX
+from pipeline.engine.clock import Clocks, Due
+from pipeline.engine.commands import CancelTimer, Command, Finding, StartTimer
+from pipeline.engine.events import SipEvent, TimerFired
+from pipeline.engine.state import State, StateSettings
+
+FAILURES_ALLOWED = 5  # of a detector, before it is switched off
+CALL_METHODS = frozenset({"INVITE", "CANCEL", "BYE", "REGISTER"})
+_STATE = "state"
+
+log = structlog.get_logger(__name__)
+
+
+class Detector(Protocol):
+    """What a detector is: a name, an interest, settings; events in, commands out."""
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[BaseModel]]
+    interest: ClassVar[frozenset[str]]  # methods; for replies the method of CSeq
+
+    @property
+    def memory_us(self) -> int:
+        """How long after its end a call can still matter to this detector, microseconds of event time."""
+
+    def attach(self, state: State) -> None:
+        """Called once, before the first event: the calls and devices to ask about."""
+
+    def on_event(self, event: SipEvent) -> Iterable[Command]:
+        """One message of interest that told something new about its call or registration."""
+
+    def on_timer(self, timer: TimerFired) -> Iterable[Command]:
+        """A timer that this detector started is due."""
+
+
+def finding_id(finding: Finding) -> str:
+    """The same finding in a replay gets the same id."""
+    text = f"{finding.kind}|{finding.identifier}|{finding.ts_us}"
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+class Engine:
+    """Feeds detectors and keeps what they share: clocks, timers, calls, devices, suppression."""
+
+    def __init__(self, detectors: Sequence[Detector], settings: StateSettings | None = None) -> None:
+        self.clocks = Clocks()
+        memory_us = max([120_000_000, *(d.memory_us for d in detectors)])
+        self.state = State(
+            settings or StateSettings(),
+            lambda name, at_us, agent: self.clocks.start(_STATE, name, at_us, agent),
+            memory_us,
+        )
+        self._detectors = {detector.name: detector for detector in detectors}
+        self._interested: dict[str, list[Detector]] = {}
+        for detector in detectors:
+            detector.attach(self.state)
+            for method in detector.interest:
+                self._interested.setdefault(method, []).append(detector)
+        self.interest = CALL_METHODS | self._interested.keys()
+        self._failures: dict[str, int] = {}
+        self._raised: dict[tuple[str, str], int] = {}
+        self.own_messages = 0
+        self.suppressed = 0
+
+    def handle(self, events: Iterable[SipEvent], arrival_us: int) -> list[Finding]:
+        """Events in the order of their arrival, all arrived by `arrival_us`."""
+        findings: list[Finding] = []
+        for event in events:
+            for due in self.clocks.advance(event.agent, event.ts_us, arrival_us):
+                findings += self._fire(due)
+            if (event.sip.from_tag or "").startswith(OWN_TAG_PREFIX):
+                self.own_messages += 1
+                continue
+            if not self.state.take(event):
+                continue
+            for detector in self._interested.get(event.sip.method or "", ()):
+                findings += self._ask(detector, event, event.agent)
+        return findings
+
+    def tick(self, arrival_us: int) -> list[Finding]:
+        """Nothing came until `arrival_us`: silent agents' timers fire."""
+        return [finding for due in self.clocks.tick(arrival_us) for finding in self._fire(due)]
+
+    def finish(self) -> list[Finding]:
+        """The input has ended: all pending timers of detectors fire."""
+        pending = (due for due in self.clocks.finish() if due.owner != _STATE)
+        return [finding for due in pending for finding in self._fire(due)]
+
+    @property
+    def switched_off(self) -> list[str]:
+        """Detectors that failed too often."""
+        return [name for name, count in self._failures.items() if count >= FAILURES_ALLOWED]
+
+    def _fire(self, due: Due) -> list[Finding]:
+        if due.owner == _STATE:
+            self.state.timer(due.name, due.at_us, due.agent)
+            return []
+        return self._ask(self._detectors[due.owner], TimerFired(due.name, due.at_us), due.agent)
+
+    def _ask(self, detector: Detector, event: SipEvent | TimerFired, agent: str) -> list[Finding]:
+        name = detector.name
+        if self._failures.get(name, 0) >= FAILURES_ALLOWED:
+            return []
+        findings = []
+        try:
+            commands = detector.on_timer(event) if isinstance(event, TimerFired) else detector.on_event(event)
+            for command in commands:
+                if isinstance(command, StartTimer):
+                    self.clocks.start(name, command.name, command.at_us, agent)
+                elif isinstance(command, CancelTimer):
+                    self.clocks.cancel(name, command.name)
+                elif self._is_new(command):
+                    findings.append(replace(command, finding_id=finding_id(command)))
+        except Exception:
+            self._failures[name] = self._failures.get(name, 0) + 1
+            log.exception("detector failed", detector=name, failures=self._failures[name])
+        return findings
+
+    def _is_new(self, finding: Finding) -> bool:
+        key = (finding.kind, finding.identifier)
+        last_us = self._raised.get(key)
+        if last_us is not None and finding.ts_us - last_us < finding.suppress_for_us:
+            self.suppressed += 1
+            return False
+        self._raised.pop(key, None)
+        self._raised[key] = finding.ts_us
+        while len(self._raised) > 100_000:
+            del self._raised[next(iter(self._raised))]
+        return True

@@ -1,0 +1,260 @@
+"""The calls and devices that the engine knows now, indexed for detectors, bounded, expired by event time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.engine.bindings import (
+    Accepted,
+    Device,
+    Registration,
+    add_request,
+    registration_of,
+    settle,
+)
+from pipeline.engine.calls import Call, Mark, leg_key
+from pipeline.engine.events import Address, SipEvent
+
+SECOND_US = 1_000_000
+CALL_SILENT_US = 240 * SECOND_US  # ringing may be silent for longer than timer C (RFC 3261 16.6: > 3 min)
+CALL_LONGEST_US = 12 * 3600 * SECOND_US
+REGISTER_US = 40 * SECOND_US  # timer F (32 s) and some
+
+
+StartTimer = Callable[[str, int, str], None]  # name, at_us, agent
+
+
+class StateSettings(BaseModel):
+    """Hard bounds of the engine's memory; the oldest entry goes when one is hit, and is counted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_calls: int = Field(100_000, gt=0, description="calls followed at once")
+    max_devices: int = Field(200_000, gt=0, description="registered devices remembered at once")
+    max_registrations: int = Field(100_000, gt=0, description="REGISTER transactions in progress at once")
+
+
+def index_keys(key: str) -> tuple[str, str]:
+    """The two names under which `user@domain` is found: itself, and `user@` for user-only matching."""
+    return key, key.partition("@")[0] + "@"
+
+
+class State:
+    """Takes every event of interest in, and attaches the call or registration it belongs to."""
+
+    def __init__(self, settings: StateSettings, start_timer: StartTimer, memory_us: int) -> None:
+        self._settings = settings
+        self._start_timer = start_timer
+        self._memory_us = memory_us  # how long a settled call can still matter to a detector
+        self.calls: dict[str, Call] = {}
+        self.registrations: dict[tuple[str, int | None], Registration] = {}
+        self.devices: dict[tuple[str, str], Device] = {}
+        self._calls_by_key: dict[str, dict[str, Call]] = {}
+        self._calls_by_target: dict[Address, dict[str, Call]] = {}
+        self._devices_by_key: dict[str, dict[tuple[str, str], Device]] = {}
+        self._devices_by_address: dict[Address, dict[tuple[str, str], Device]] = {}
+        self.evicted = {"call": 0, "device": 0, "registration": 0}
+        self.changed_calls: dict[str, Call] = {}  # since the rows were last taken
+        self.registered: list[tuple[Registration, str]] = []  # settled since then, and what they did
+
+    # -- events in -------------------------------------------------------------------------------------
+
+    def take(self, event: SipEvent) -> bool:
+        """File one event; True when it changed what is known of its call or registration."""
+        if event.sip.method == "REGISTER":
+            return self._take_register(event)
+        return self._take_call(event)
+
+    def _take_call(self, event: SipEvent) -> bool:
+        call_id = event.sip.call_id
+        if call_id is None:
+            return False
+        call = self.calls.get(call_id)
+        if call is None:
+            if event.sip.method == "BYE":
+                return False  # of a call from before our time
+            call = Call(call_id, event.agent, event.ts_us, event.ts_us)
+            self._make_room(self.calls, self._settings.max_calls, "call", self._drop_call)
+            self.calls[call_id] = call
+            self._start_timer(f"call:{call_id}", event.ts_us + self._memory_us, event.agent)
+        event.call = call
+        legs = len(call.legs)
+        news = call.add(event)
+        if len(call.legs) != legs:
+            self._index_leg(call)
+        self.changed_calls[call_id] = call
+        return news
+
+    def _index_leg(self, call: Call) -> None:
+        leg = next(reversed(call.legs.values()))
+        self._calls_by_target.setdefault(leg.dst, {})[call.call_id] = call
+        for key in call.callee_keys():
+            for name in index_keys(key):
+                self._calls_by_key.setdefault(name, {})[call.call_id] = call
+
+    def _take_register(self, event: SipEvent) -> bool:
+        sip = event.sip
+        if sip.call_id is None:
+            return False
+        name = (sip.call_id, sip.cseq)
+        registration = self.registrations.get(name)
+        if registration is None:
+            registration = registration_of(event)
+            if registration is None:
+                return False
+            self._make_room(self.registrations, self._settings.max_registrations, "registration", None)
+            self.registrations[name] = registration
+            self._start_timer(f"register:{sip.cseq}:{sip.call_id}", event.ts_us + REGISTER_US, event.agent)
+        event.registration = registration
+        if sip.is_request:
+            if not registration.requests:  # its replies came first: they could not tell what was asked
+                fresh = registration_of(event)
+                if fresh is not None:
+                    fresh.replies = registration.replies
+                    fresh.trusted = fresh.trusted and registration.trusted
+                    registration = event.registration = self.registrations[name] = fresh
+            add_request(registration, event)
+        elif sip.status is not None and sip.status >= 200:
+            registration.trusted = registration.trusted and event.trusted
+            registration.replies.setdefault(leg_key(event), (sip.status, Mark(event.ts_us, event.msg_id)))
+        else:
+            return False
+        if settle(registration):
+            self._bind(registration)
+            return True
+        return False
+
+    def _bind(self, registration: Registration) -> None:
+        assert registration.accepted is not None
+        ts_us = registration.accepted.ts_us
+        key = (registration.aor, registration.identity)
+        device = self.devices.get(key)
+        if registration.removes:
+            if device is not None:
+                device.removed_us = max(device.removed_us, ts_us)
+            self.registered.append((registration, "removed"))
+            return
+        if device is None:
+            device = Device(registration.aor, registration.identity, registration.agent)
+            self._make_room(self.devices, self._settings.max_devices, "device", self._drop_device)
+            self.devices[key] = device
+            for name in index_keys(device.aor):
+                self._devices_by_key.setdefault(name, {})[key] = device
+        known = bool(device.accepted) and device.removed_us < ts_us <= device.expires_us
+        self.registered.append((registration, "refreshed" if known else "registered"))
+        device.accepted.append(Accepted(ts_us, registration))
+        device.sources[registration.source.address] = registration.source
+        self._devices_by_address.setdefault(registration.source.address, {})[key] = device
+        device.expires_us = max(device.expires_us, ts_us + registration.expires_s * SECOND_US)
+        self._start_timer(f"device:{key[0]}|{key[1]}", device.expires_us + self._memory_us, device.agent)
+
+    # -- questions of detectors ------------------------------------------------------------------------
+
+    def calls_to(self, keys: Iterable[str]) -> Iterator[Call]:
+        """Calls with one of `keys` as callee, directly or because they were sent to one of their devices."""
+        found: dict[str, Call] = {}
+        for key in keys:
+            found.update(self._calls_by_key.get(key, {}))
+            for device in self._devices_by_key.get(key, {}).values():
+                for address in device.sources:
+                    for call_id, call in self._calls_by_target.get(address, {}).items():
+                        if self._sent_to(call, device, address):
+                            found[call_id] = call
+        yield from found.values()
+
+    def devices_of(self, call: Call, keys: Iterable[str]) -> Iterator[Device]:
+        """Devices registered for one of `keys`, or for an account that one of the call's legs went to."""
+        names = set(keys)
+        for leg in call.legs.values():
+            for device in self._devices_by_address.get(leg.dst, {}).values():
+                if self._sent_to(call, device, leg.dst):
+                    names.add(device.aor)
+        found: dict[tuple[str, str], Device] = {}
+        for name in names:
+            found.update(self._devices_by_key.get(name, {}))
+        yield from found.values()
+
+    @staticmethod
+    def _sent_to(call: Call, device: Device, address: Address) -> bool:
+        # Two accounts may share one phone, and so one address: the Request-URI tells which is called.
+        contact = device.latest.contact
+        user = contact.address.user if contact is not None and contact.address is not None else None
+        return any(leg.dst == address and leg.ruri_user == user for leg in call.legs.values())
+
+    # -- expiry ----------------------------------------------------------------------------------------
+
+    def timer(self, name: str, at_us: int, agent: str) -> None:
+        """One of the state's own timers is due."""
+        kind, _, rest = name.partition(":")
+        if kind == "call":
+            self._expire_call(rest, name, at_us, agent)
+        elif kind == "register":
+            cseq, _, call_id = rest.partition(":")
+            self.registrations.pop((call_id, None if cseq == "None" else int(cseq)), None)
+        elif kind == "device":
+            aor, _, identity = rest.partition("|")
+            device = self.devices.get((aor, identity))
+            if device is not None:
+                if at_us < device.expires_us + self._memory_us:
+                    return  # refreshed meanwhile: a later timer runs
+                if device.removed_us < device.expires_us:
+                    self.registered.append((device.latest, "expired"))
+                self._drop_device((aor, identity))
+
+    def _expire_call(self, call_id: str, name: str, at_us: int, agent: str) -> None:
+        call = self.calls.get(call_id)
+        if call is None:
+            return
+        ending = call.facts().ending
+        if ending is None:
+            until_us = call.last_us + CALL_SILENT_US
+        else:
+            until_us = ending.ts_us + self._memory_us
+            if ending.outcome == "answered" and at_us >= until_us:  # only its BYE is still of interest
+                self._unindex(call)
+                call.settle()
+                until_us = (call.bye.ts_us if call.bye else call.last_us + CALL_LONGEST_US) + self._memory_us
+        if until_us > at_us:
+            self._start_timer(name, min(until_us, at_us + CALL_SILENT_US), agent)
+        else:
+            self._drop_call(call_id)
+
+    def _make_room(
+        self, table: dict[Any, Any], limit: int, kind: str, drop: Callable[[Any], None] | None
+    ) -> None:
+        while len(table) >= limit:
+            oldest = next(iter(table))
+            self.evicted[kind] += 1
+            if drop is None:
+                del table[oldest]
+            else:
+                drop(oldest)
+
+    def _drop_call(self, call_id: str) -> None:
+        call = self.calls.pop(call_id)
+        self._unindex(call)
+
+    def _unindex(self, call: Call) -> None:
+        for key in call.callee_keys():
+            for name in index_keys(key):
+                _remove(self._calls_by_key, name, call.call_id)
+        for leg in call.legs.values():
+            _remove(self._calls_by_target, leg.dst, call.call_id)
+
+    def _drop_device(self, key: tuple[str, str]) -> None:
+        device = self.devices.pop(key)
+        for name in index_keys(device.aor):
+            _remove(self._devices_by_key, name, key)
+        for address in device.sources:
+            _remove(self._devices_by_address, address, key)
+
+
+def _remove(index: dict[Any, dict[Any, Any]], name: Any, member: Any) -> None:
+    members = index.get(name)
+    if members is not None:
+        members.pop(member, None)
+        if not members:
+            del index[name]

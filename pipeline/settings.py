@@ -1,0 +1,170 @@
+"""The whole configuration: `hepduck.toml`, the environment (`HEPDUCK_TAP__AUTH_KEY=...`), the command line.
+
+Unknown keys are refused with the nearest known name; every value knows where it came from. With no file at
+all the defaults do the main job.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline.engine.rules import RulesSettings
+from pipeline.engine.state import StateSettings
+from pipeline.errors import ConfigError
+from pipeline.ingest.tap import TapSettings
+from pipeline.store.writer import StoreSettings
+
+DEFAULT_FILE = Path("hepduck.toml")
+_PREFIX = "HEPDUCK_"
+
+
+class MetricsSettings(BaseModel):
+    """Prometheus endpoint; off unless `listen` is set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    listen: str | None = Field(None, description='"127.0.0.1:9096"; empty: no endpoint')
+
+
+class LogSettings(BaseModel):
+    """Logs go to stderr: JSON when that is no terminal."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
+    format: str = Field("auto", description="text, json or auto", pattern="^(text|json|auto)$")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, by section."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", nested_model_default_partial_update=True
+    )
+
+    node: str = Field(default_factory=socket.gethostname, description="this tap's name, on every row")
+    plugins_dir: Path | None = Field(None, description="folder of further detectors and actions")
+    tap: TapSettings = Field(default_factory=TapSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    engine: StateSettings = Field(default_factory=StateSettings)
+    rules: RulesSettings = Field(default_factory=RulesSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    # Plugins bring the models of their own tables; they are read when the plugins are loaded.
+    detectors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    actions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file; what the command line says (merged into the file's table) over both."""
+        return env_settings, init_settings
+
+
+def load(
+    file: Path | None = None, *, overrides: Mapping[str, Any] | None = None, no_file: bool = False
+) -> tuple[Settings, dict[str, str]]:
+    """The settings, and for every key that was set where its value came from.
+
+    `overrides` maps dotted keys to values (`{"tap.auth_key": "s3cret"}`) and wins over all else. Raises
+    ConfigError with one line that names the place and the mend.
+    """
+    table: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    path = file or (DEFAULT_FILE if DEFAULT_FILE.exists() and not no_file else None)
+    if path is not None and not no_file:
+        table = _read(path)
+        sources |= dict.fromkeys(_leaves(table), str(path))
+    environment = {name for name in os.environ if name.upper().startswith(_PREFIX)}
+    sources |= {name[len(_PREFIX) :].lower().replace("__", "."): f"${name}" for name in environment}
+    # Plugin tables are free-form here, so a JSON-less environment value stays a string until they are read.
+    try:
+        settings = Settings(**table)
+        for key, value in (overrides or {}).items():
+            settings = _override(settings, key, value)
+            sources[key] = "command line"
+    except ValidationError as error:
+        raise ConfigError(explain(error, Settings, str(path) if path else "configuration")) from error
+    return settings, sources
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`detectors.late_register.window="30s"`: the key, and the value as JSON (or as it stands)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write KEY=VALUE, for example detectors.late_register.window=30s")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:
+        return key.strip(), value
+
+
+def explain(error: ValidationError, model: type[BaseModel], place: str, prefix: str = "") -> str:
+    """The first error of a validation in one line: place, key, what is wrong, and the nearest known name."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join([*([prefix] if prefix else []), *path])
+    if first["type"] == "extra_forbidden":
+        known = _known(model, path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        mend = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"{place}: unknown key {key}; {mend}"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {key}: {message}{more}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no valid TOML: {error}") from error
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _override(settings: Settings, key: str, value: Any) -> Settings:
+    """A copy with one dotted key set; plain tables grow as needed, models validate."""
+    data = settings.model_dump(mode="python", exclude_unset=True)
+    node = data
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {key}: {parent} is a value, not a table")
+    node[last] = value
+    return Settings.model_validate(data)
+
+
+def _known(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
