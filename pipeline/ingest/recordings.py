@@ -1,0 +1,174 @@
+"""Recordings: HEP as it arrived, byte for byte, in a `.hep` file, plain or zstd.
+
+The format: the magic `HEPREC01`, then records of u64 arrival time in ns since the epoch, u16 source port,
+u32 length, and that many bytes; all big-endian. It holds no sender address: read back, it is 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from os import PathLike, fspath
+from pathlib import Path
+from struct import Struct
+from threading import Lock
+from types import TracebackType
+from typing import BinaryIO, Final
+
+import zstandard
+
+from pipeline.errors import CaptureError
+from pipeline.ingest import Datagram
+
+__all__ = ["Datagram", "Recording", "RecordingWriter", "read_recording", "shuffle"]
+
+MAGIC: Final = b"HEPREC01"
+_RECORD: Final = Struct("!QHI")
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_MAX_RECORD_BYTES: Final = 1 << 20  # a HEP packet has at most 65535
+_FLUSH_EVERY_S: Final = 1.0
+
+
+def read_recording(path: str | PathLike[str]) -> Recording:
+    """The datagrams of a recording, in file order. Raises CaptureError when the file is none.
+
+    A file cut short, as a crash leaves it, gives all its whole records; `damage` of the result then says so.
+    """
+    return Recording(Path(path))
+
+
+class Recording(Iterator[Datagram]):
+    """An iterator over a recording; `damage` says, after the last record, what is wrong with the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage: str | None = None
+        try:
+            with path.open("rb") as file:
+                self._compressed = file.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
+            with self._open() as stream:
+                magic = stream.read(len(MAGIC))
+        except (OSError, zstandard.ZstdError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CaptureError(f"{path} cannot be read: {reason}") from error
+        if magic != MAGIC:
+            raise CaptureError(f"{path} is no recording: it starts with {magic!r}, not {MAGIC!r}")
+        self._records = self._read()
+
+    def __next__(self) -> Datagram:
+        return next(self._records)
+
+    def _open(self) -> BinaryIO:
+        file = self.path.open("rb")
+        if not self._compressed:
+            return file
+        return zstandard.ZstdDecompressor().stream_reader(file, read_size=1 << 20, closefd=True)
+
+    def _read(self) -> Iterator[Datagram]:
+        with self._open() as stream:
+            at = len(MAGIC)
+            stream.read(at)
+            try:
+                while head := _read_exactly(stream, _RECORD.size):
+                    if len(head) < _RECORD.size:
+                        self.damage = self._cut(at)
+                        return
+                    arrival_ns, port, length = _RECORD.unpack(head)
+                    if length > _MAX_RECORD_BYTES:
+                        self.damage = f"{self.path}: the record at byte {at} claims {length} bytes"
+                        return
+                    data = _read_exactly(stream, length)
+                    if len(data) < length:
+                        self.damage = self._cut(at)
+                        return
+                    at += _RECORD.size + length
+                    yield Datagram(arrival_ns // 1000, "127.0.0.1", port, "file", True, data)
+            except (OSError, zstandard.ZstdError) as error:
+                self.damage = f"{self.path}: unreadable from byte {at} on: {error}"
+
+    def _cut(self, at: int) -> str:
+        unpacked = " (unpacked)" if self._compressed else ""
+        return f"{self.path}: the record at byte {at}{unpacked} is cut short; all before it were read"
+
+
+def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+    """`size` bytes, or fewer at the end of the file: a zstd stream may give less than is asked for."""
+    data = stream.read(size)
+    while len(data) < size and (more := stream.read(size - len(data))):
+        data += more
+    return data
+
+
+class RecordingWriter:
+    """Writes a recording; zstd when the name ends in `.zst`. What was written a second ago survives a crash.
+
+    `write` may be called from several threads. Raises CaptureError when the file cannot be written.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self.records = 0
+        self._lock = Lock()
+        self._flushed_s = time.monotonic()
+        try:
+            self._file: BinaryIO = self.path.open("wb")
+        except OSError as error:
+            raise CaptureError(f"{self.path} cannot be written: {error.strerror}") from error
+        self._compressor = zstandard.ZstdCompressor().compressobj() if fspath(path).endswith(".zst") else None
+        self._append(MAGIC)
+        self.flush()
+
+    def write(self, datagrams: Iterable[Datagram]) -> None:
+        """Append records, in the order given."""
+        records = [
+            _RECORD.pack(datagram.arrival_us * 1000, datagram.agent_port, len(datagram.data)) + datagram.data
+            for datagram in datagrams
+        ]
+        with self._lock:
+            self._append(b"".join(records))
+            self.records += len(records)
+            if time.monotonic() - self._flushed_s >= _FLUSH_EVERY_S:
+                self._flush()
+
+    def flush(self) -> None:
+        """Hand everything written so far to the system."""
+        with self._lock:
+            self._flush()
+
+    def close(self) -> None:
+        """Finish the file. A second time does nothing."""
+        with self._lock:
+            if self._file.closed:
+                return
+            if self._compressor is not None:
+                self._file.write(self._compressor.flush())
+            self._file.close()
+
+    def __enter__(self) -> RecordingWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._file.write(data if self._compressor is None else self._compressor.compress(data))
+        except OSError as error:
+            raise CaptureError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _flush(self) -> None:
+        if self._compressor is not None:
+            self._file.write(self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+        self._file.flush()
+        self._flushed_s = time.monotonic()
+
+
+def shuffle(records: Iterable[Datagram], within_ms: float, seed: int) -> list[Datagram]:
+    """The records in the order of new arrival times, each up to `within_ms` later than it really came."""
+    rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
+    within_us = within_ms * 1000
+    late = [r._replace(arrival_us=r.arrival_us + int(rng.uniform(0, within_us))) for r in records]
+    return sorted(late, key=lambda record: record.arrival_us)
