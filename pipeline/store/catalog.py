@@ -1,0 +1,125 @@
+"""The writer's side of the lake: opening the catalog read-write, registering files in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.store.duck import connect, quoted
+from pipeline.store.migrate import migrate
+from pipeline.store.parquet import remove_files, write_files
+from pipeline.store.paths import StorePaths
+from pipeline.store.schema import Migration, layout
+from pipeline.store.serving import serve, stop_serving
+from pipeline.store.settings import WriterSettings
+
+_OPTIONS = {
+    "parquet_compression": "zstd",
+    "parquet_compression_level": "1",
+    "parquet_row_group_size": "16384",
+    "target_file_size": "256MB",
+}
+
+
+class Catalog:
+    """The one write connection. Its main database is the catalog file itself."""
+
+    def __init__(
+        self, paths: StorePaths, node: str, settings: WriterSettings, migrations: list[Migration]
+    ) -> None:
+        """Open or create, migrate, clear what a crash left behind, serve readers. Raises StoreError."""
+        self._paths = paths
+        self._node = node
+        paths.files.mkdir(exist_ok=True)
+        self.connection = connect(
+            paths.catalog,
+            memory_limit=settings.memory_limit,
+            threads=settings.threads,
+            temp_directory=paths.spill,
+        )
+        try:
+            self._attach()
+            self.version = migrate(self.connection, paths, migrations, node)
+            # Files of batches that were never committed; nobody else writes while we hold the lock.
+            self.connection.execute("CALL ducklake_delete_orphaned_files('lake', cleanup_all => true)")
+            self._endpoint = serve(self.connection, paths) if settings.serve_readers else None
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _attach(self) -> None:
+        run = self.connection.execute
+        options = (
+            f"DATA_PATH {quoted(f'{self._paths.files}/')}, OVERRIDE_DATA_PATH true, "
+            f"METADATA_CATALOG {quoted(self._paths.catalog.stem)}, DATA_INLINING_ROW_LIMIT 0"
+        )
+        run(f"ATTACH {quoted(f'ducklake:duckdb:{self._paths.catalog}')} AS lake ({options})")
+        run("SET GLOBAL ducklake_max_retry_count = 100")
+        run("SET GLOBAL ducklake_retry_wait_ms = 20")
+        run("SET GLOBAL ducklake_retry_backoff = 1.3")
+        for name, value in _OPTIONS.items():
+            run(f"CALL lake.set_option({quoted(name)}, {quoted(value)})")
+        run("USE lake")
+
+    def last_msg_id(self) -> int:
+        """The highest `msg_id` in the store, 0 when there is none."""
+        row = self.connection.execute(
+            "SELECT greatest((SELECT max(msg_id) FROM sip), (SELECT max(msg_id) FROM rtcp), "
+            "(SELECT max(msg_id) FROM log), 0)"
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def commit(self, batch_id: str, tables: Mapping[str, pa.Table], recorded_at: datetime) -> None:
+        """Write and register all of a batch, or nothing. Safe to call again with the same batch."""
+        if self.has_committed(batch_id):
+            return
+        files: dict[str, list[Path]] = {}
+        run = self.connection.execute
+        try:
+            for name, rows in tables.items():
+                files[name] = write_files(self._paths, name, rows, batch_id, recorded_at)
+            run("BEGIN")
+            # The snapshot remembers the batch: so a retry after an unclear COMMIT stores nothing twice.
+            author, batch = quoted(self._node), quoted(batch_id)
+            run(f"CALL lake.set_commit_message({author}, 'batch', extra_info => {batch})")
+            for name, written in files.items():
+                run(_add_files_statement(name, written))
+            run("COMMIT")
+        except BaseException:
+            self._roll_back()
+            if not self.has_committed(batch_id):
+                for written in files.values():
+                    remove_files(written)
+            raise
+
+    def has_committed(self, batch_id: str) -> bool:
+        """True when the batch is in the lake."""
+        found = self.connection.execute(
+            "SELECT count(*) FROM ducklake_snapshots('lake') WHERE commit_extra_info = ?", [batch_id]
+        ).fetchone()
+        return found != (0,)
+
+    def _roll_back(self) -> None:
+        try:
+            self.connection.execute("ROLLBACK")
+        except duckdb.Error:  # no transaction was open, or the connection is gone
+            return
+
+    def close(self) -> None:
+        """Stop serving and close."""
+        try:
+            if self._endpoint is not None:
+                stop_serving(self.connection, self._paths, self._endpoint)
+        finally:
+            self.connection.close()
+
+
+def _add_files_statement(table: str, files: Sequence[Path]) -> str:
+    listed = ", ".join(quoted(file) for file in files)
+    partitioned = ", hive_partitioning => true, ignore_extra_columns => true"
+    options = partitioned if layout(table).partition_column else ""
+    return f"CALL ducklake_add_data_files('lake', {quoted(table)}, [{listed}]{options})"

@@ -1,0 +1,182 @@
+"""Reading the lake: `open_reader(path)` gives a locked-down connection, whether a tap runs or not.
+
+While a tap runs, its process serves the catalog on loopback (see `serving`) and readers read the Parquet
+files themselves. While none runs, readers attach a private copy of the catalog file: an open reader on
+the file itself would keep the tap from starting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from pipeline.errors import StoreError
+from pipeline.store.duck import connect, load_statements, quoted
+from pipeline.store.paths import QuietStore, StorePaths, writer_runs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_RETRY_WAIT_S = 0.1
+
+
+def open_reader(
+    path: str | os.PathLike[str],
+    *,
+    timeout_s: float = 10.0,
+    memory_limit: str = "1GB",
+    threads: int = 2,
+) -> duckdb.DuckDBPyConnection:
+    """A read-only connection whose current database is the lake at `path`.
+
+    It can read the store's Parquet files and nothing else of the file system; settings are locked, but for
+    the time zone. Each statement sees the newest committed rows while a tap runs. Raises StoreError when
+    there is no store, or when it cannot be attached within `timeout_s`.
+    """
+    paths = StorePaths.of(path)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if not paths.catalog.exists() and not writer_runs(paths):
+            raise StoreError(f"there is no store at {paths.root}: `hepduck run` makes one")
+        connection = _new_connection(memory_limit, threads)
+        try:
+            if _attach_copy(connection, paths) or _attach_served(connection, paths):
+                _lock_down(connection, paths)
+                return connection
+            reason = "the tap is starting or stopping"
+        except duckdb.Error as error:
+            reason = str(error)
+        connection.close()
+        if time.monotonic() > deadline:
+            raise StoreError(f"cannot read the store at {paths.root}: {reason}")
+        time.sleep(_RETRY_WAIT_S)
+
+
+def attach_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines to type into a DuckDB shell or notebook of the same DuckDB version to read the lake.
+
+    They hold while the tap keeps running, or keeps not running: ask again after it started or stopped.
+    """
+    paths = StorePaths.of(path)
+    served = read_reader_file(paths) if writer_runs(paths) else None
+    if served is None and not paths.catalog.exists():
+        raise StoreError(f"there is no store at {paths.root}: `hepduck run` makes one")
+    lines = [f"{statement};" for statement in load_statements()]
+    if served is None:
+        lines.append("-- close this before the tap starts: DuckDB locks the file")
+        lines.append(_attach_statement(f"ducklake:{paths.catalog}", paths) + ";")
+    else:
+        lines.append(_secret_statement(served) + ";")
+        lines.append(_attach_statement(f"ducklake:{served['endpoint']}", paths) + ";")
+    return [*lines, "USE lake;"]
+
+
+def read_reader_file(paths: StorePaths) -> dict[str, Any] | None:
+    """What the running tap wrote for readers (endpoint, token, pid), or None when there is nothing whole."""
+    try:
+        served = json.loads(paths.reader_file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return served if isinstance(served, dict) and {"endpoint", "token"} <= served.keys() else None
+
+
+class Reader:
+    """A reader that lives long: opens again when the tap starts, stops, or upkeep takes a file away.
+
+    Not for use by several threads at once.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        self._paths = StorePaths.of(path)
+        self._options = options
+        self._connection = open_reader(path, **options)
+        self._live = writer_runs(self._paths)
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection of the moment."""
+        return self._connection
+
+    def reopen(self) -> None:
+        """Attach afresh: to the running tap, or to the newest catalog."""
+        self._connection.close()
+        self._live = writer_runs(self._paths)
+        self._connection = open_reader(self._paths.root, **self._options)
+
+    def query(self, sql: str, parameters: Any = None) -> pa.Table:
+        """The whole result of `sql`. Tried once more on a fresh attachment when the first one went stale."""
+        if writer_runs(self._paths) != self._live:
+            self.reopen()
+        try:
+            return self._connection.execute(sql, parameters).to_arrow_table()
+        except (duckdb.IOException, duckdb.HTTPException, duckdb.ConnectionException):
+            self.reopen()
+            return self._connection.execute(sql, parameters).to_arrow_table()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _new_connection(memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+    spill = Path(tempfile.gettempdir()) / f"hepduck-reader-{os.getpid()}"
+    return connect(":memory:", memory_limit=memory_limit, threads=threads, temp_directory=spill)
+
+
+def _attach_copy(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bool:
+    """Attach a copy of the catalog, taken while no tap can start; False when one runs."""
+    with tempfile.TemporaryDirectory(prefix="hepduck-catalog-") as folder:
+        copy = Path(folder) / paths.catalog.name
+        with QuietStore(paths) as quiet:
+            if not quiet:
+                return False
+            shutil.copyfile(paths.catalog, copy)
+            log = paths.catalog.with_name(paths.catalog.name + ".wal")
+            if log.exists():
+                shutil.copyfile(log, copy.with_name(log.name))
+        connection.execute(_attach_statement(f"ducklake:{copy}", paths))
+        connection.execute("SELECT count(*) FROM lake.schema_version")  # all is read before the copy goes
+    return True
+
+
+def _attach_served(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bool:
+    """Attach through the running tap; False when it has not said yet where it serves."""
+    served = read_reader_file(paths)
+    if served is None:
+        return False
+    connection.execute(_secret_statement(served))
+    connection.execute(_attach_statement(f"ducklake:{served['endpoint']}", paths))
+    return True
+
+
+def _attach_statement(source: str, paths: StorePaths) -> str:
+    # The path of the files is given anew: a store may have been moved, or mounted elsewhere.
+    options = f"READ_ONLY, DATA_PATH {quoted(f'{paths.files}/')}, OVERRIDE_DATA_PATH true"
+    return f"ATTACH {quoted(source)} AS lake ({options})"
+
+
+def _secret_statement(served: dict[str, Any]) -> str:
+    endpoint, token = str(served["endpoint"]), str(served["token"])
+    return f"CREATE SECRET (TYPE quack, TOKEN {quoted(token)}, SCOPE {quoted(endpoint)})"
+
+
+def _lock_down(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> None:
+    """From here on: the lake, its Parquet files, the time zone, and nothing else."""
+    connection.execute("USE lake")
+    connection.execute(f"SET allowed_directories = [{quoted(f'{paths.files}/')}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET allowed_configs = ['TimeZone']")
+    connection.execute("SET lock_configuration = true")

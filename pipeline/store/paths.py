@@ -1,0 +1,126 @@
+"""Where the parts of a store lie, and the lock that says whether a tap is writing to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class StorePaths:
+    """The files and folders of a store."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> StorePaths:
+        """The store at `path`, made absolute: DuckLake keeps the path of its files in the catalog."""
+        return cls(Path(path).expanduser().resolve())
+
+    @property
+    def catalog(self) -> Path:
+        """The DuckDB file that says which Parquet files make up the lake."""
+        return self.root / "catalog.duckdb"
+
+    @property
+    def files(self) -> Path:
+        """The folder of the Parquet files."""
+        return self.root / "files"
+
+    @property
+    def spill(self) -> Path:
+        """Where the writer's DuckDB may spill."""
+        return self.root / "spill"
+
+    @property
+    def lock(self) -> Path:
+        """Held exclusively by the writer as long as it lives; holds its process id."""
+        return self.root / "writer.lock"
+
+    @property
+    def reader_file(self) -> Path:
+        """Endpoint and token for readers while a tap runs (mode 0600)."""
+        return self.root / "reader.json"
+
+    @property
+    def ledger(self) -> Path:
+        """The action ledger."""
+        return self.root / "ledger.sqlite3"
+
+    def table_folder(self, table: str) -> Path:
+        """The folder of a table's Parquet files."""
+        return self.files / "main" / table
+
+
+class WriterLock:
+    """The exclusive lock of the one writer. The kernel drops it when the process ends, however it ends."""
+
+    def __init__(self, paths: StorePaths, wait_s: float = 2.0) -> None:
+        """Take the lock, or raise StoreError naming the process that holds it.
+
+        Readers hold it shared for the moment of copying a catalog: hence `wait_s`.
+        """
+        fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + wait_s
+        while not _try_lock(fd, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(fd)
+                raise StoreError(f"another hepduck (pid {holder}) is writing to {paths.root}")
+            time.sleep(0.05)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let another writer in."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class QuietStore:
+    """Keeps a writer out while a catalog is copied: `with QuietStore(...) as quiet`; False when one runs."""
+
+    def __init__(self, paths: StorePaths) -> None:
+        self._paths = paths
+        self._fd = -1
+
+    def __enter__(self) -> bool:
+        try:
+            self._fd = os.open(self._paths.lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return True
+        return _try_lock(self._fd, fcntl.LOCK_SH)
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def writer_runs(paths: StorePaths) -> bool:
+    """True while a tap holds the store."""
+    with QuietStore(paths) as quiet:
+        return not quiet
+
+
+def fsync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

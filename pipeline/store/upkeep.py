@@ -1,0 +1,65 @@
+"""Keeping the lake quick and small: merging small files, forgetting old snapshots, deleting their files.
+
+Each function takes a cursor of the writer's connection and runs beside the flushes. When to run them is
+not decided here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import duckdb
+
+from pipeline.store.paths import StorePaths, fsync
+
+READER_GRACE = timedelta(minutes=10)  # how long a reader may still use what was merged or expired
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge did: files taken and made, over all tables."""
+
+    files_before: int
+    files_after: int
+
+
+def merge(cursor: duckdb.DuckDBPyConnection, paths: StorePaths) -> Merged:
+    """Merge adjacent small files of each table into larger ones, sorted as the table says.
+
+    The old files stay until `clean_up`. Call it often, so that each run finds little to do.
+    """
+    before = _live_files(cursor)
+    done = cursor.execute("CALL ducklake_merge_adjacent_files('lake')").fetchall()
+    for file in _live_files(cursor) - before:  # DuckDB does not fsync the Parquet files that it writes
+        fsync(paths.files / file)
+    return Merged(files_before=sum(int(row[2]) for row in done), files_after=sum(int(row[3]) for row in done))
+
+
+def expire(cursor: duckdb.DuckDBPyConnection, older_than: timedelta = READER_GRACE) -> int:
+    """Forget snapshots older than `older_than`; their files are then due for `clean_up`. Returns how many."""
+    done = cursor.execute(
+        f"CALL ducklake_expire_snapshots('lake', older_than => now() - {_interval(older_than)})"
+    ).fetchall()
+    return len(done)
+
+
+def clean_up(cursor: duckdb.DuckDBPyConnection, older_than: timedelta = READER_GRACE) -> int:
+    """Delete files that no snapshot needs since `older_than`. Returns how many."""
+    done = cursor.execute(
+        f"CALL ducklake_cleanup_old_files('lake', older_than => now() - {_interval(older_than)})"
+    ).fetchall()
+    return len(done)
+
+
+def _interval(span: timedelta) -> str:
+    return f"INTERVAL '{int(span.total_seconds() * 1000)} milliseconds'"
+
+
+def _live_files(cursor: duckdb.DuckDBPyConnection) -> set[str]:
+    rows = cursor.execute("""
+        SELECT concat('main/', t.path, f.path)
+        FROM catalog.ducklake_data_file f JOIN catalog.ducklake_table t USING (table_id)
+        WHERE f.end_snapshot IS NULL AND f.path_is_relative AND t.path_is_relative AND t.end_snapshot IS NULL
+    """).fetchall()
+    return {str(path) for (path,) in rows}
