@@ -102,7 +102,10 @@ class Action:
         return not self.touches_world or (self.settings.enabled and not self.settings.dry_run)
 
     async def start(self) -> None:
-        """Called once, before the first `act`, only when live: open what makes the first act fast."""
+        """Called once, before the first `act`, only when live: open what makes the first act fast.
+
+        `act` is called even if this failed or took more than a few seconds.
+        """
 
     async def stop(self) -> None:
         """Called once at the end, after the last `act`, when `start` was called."""
