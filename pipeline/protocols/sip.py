@@ -105,23 +105,25 @@ def _parse_one(payload: bytes) -> tuple[SipMessage, bytes]:
     get = found.get
 
     cseq = sip_head.cseq(get("cseq", ""))
-    sender = sip_head.party(get("from", ""))
-    recipient = sip_head.party(get("to", ""))
+    sender, from_tag = sip_head.party(get("from", ""))
+    recipient, to_tag = sip_head.party(get("to", ""))
     via = get("via")
-    via_count, via_top, via_last = sip_head.vias(via, repeated) if via else (0, None, None)
+    via_count, via_top, via_last = sip_head.vias(via, repeated, defects) if via else (0, None, None)
+    via_branch = sip_head.branch(via_top) if via_top else None
     content_type, expires = get("content-type"), get("expires")
     body, rest = _body(payload, body_start, get("content-length"), defects)
     media = _media(content_type, body) if body and content_type else _NO_MEDIA
 
     if start.defects or not (
         via_top
-        and sender.readable
-        and recipient.readable
+        and sender.well_formed
+        and recipient.well_formed
         and cseq.valid
         and "call-id" in found
+        and via_branch != "z9hG4bK"
         and (start.method is None or start.method == cseq.method)
     ):
-        defects += sip_head.header_defects(start, found, cseq)
+        defects += sip_head.header_defects(start, found, cseq, via_branch)
 
     # By position, in the order of the fields: by name it would take twice as long.
     message = SipMessage(
@@ -138,12 +140,12 @@ def _parse_one(payload: bytes) -> tuple[SipMessage, bytes]:
         sender.user,
         sender.host,
         sender.display,
-        sender.tag,
+        from_tag,
         recipient.user,
         recipient.host,
         recipient.display,
-        recipient.tag,
-        sip_head.branch(via_top) if via_top else None,
+        to_tag,
+        via_branch,
         via_count,
         via_top,
         via_last,

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from pipeline.errors import SipError
-from pipeline.protocols.uri import parse_name_addr, parse_uri, quotes_balanced, split_list
+from pipeline.protocols.uri import parse_name_addr, parse_uri, split_list
 
 MAX_HEADER_LINES = 1024
 """Header lines read of one message; the rest is left out (defect `too_many_headers`)."""
@@ -67,8 +67,15 @@ _BLANK_LINE = re.compile(rb"\n\r?\n")
 _FOLD = re.compile(r"\n[ \t]+")
 _VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")  # RFC 3261 25.1
+# name-addr or addr-spec, then parameters (RFC 3261 25.1, 20.10).
+_ADDRESS_FORM = re.compile(
+    r"""(?:[A-Za-z0-9\-.!%*_+`'~\s]*|"[^"\\]*(?:\\.[^"\\]*)*"\s*)<[^<>\s"]+>\s*(?:;.*)?"""
+    r"""|[^<>\s",;?]+\s*(?:;.*)?""",
+    re.DOTALL,
+)
 _CSEQ = re.compile(r"([0-9]+)(?:\s+(\S+))?\Z")
 _BRANCH = re.compile(r";\s*branch\s*=\s*([^\s;,]+)", re.IGNORECASE)
+_TRANSPORTS = {f"SIP/2.0/{name.upper()} ": name for name in ("udp", "tcp", "tls", "wss")}
 _TRANSPORT = re.compile(r"SIP\s*/\s*[0-9.]+\s*/\s*([^\s;/]+)", re.IGNORECASE)
 
 
@@ -84,11 +91,12 @@ class StartLine(NamedTuple):
 
 
 class Party(NamedTuple):
+    """Who From or To names, without the tag."""
+
     user: str | None
     host: str | None
     display: str | None
-    tag: str | None
-    readable: bool
+    well_formed: bool
 
 
 class CSeq(NamedTuple):
@@ -199,7 +207,7 @@ def start_line(line: str) -> StartLine:
     ruri = ruri.strip()
     bare = ruri.removeprefix("<").removesuffix(">")
     uri = parse_uri(bare)
-    if uri is None or bare != ruri or " " in ruri:
+    if uri is None or uri.headers or bare != ruri or " " in ruri:  # RFC 3261 19.1.1, 25.1
         defects.append("bad_ruri")
     user, host = (uri.user, uri.host) if uri else (None, None)
     return StartLine(True, first, None, None, ruri, user, host, tuple(defects))
@@ -217,14 +225,23 @@ def _status_line(version: str, rest: str) -> StartLine:
     return StartLine(False, None, status, phrase.strip() or None, None, None, None, defects)
 
 
+def party(value: str) -> tuple[Party, str | None]:
+    """From or To: the party, and the tag. People repeat, tags do not: only the people are remembered."""
+    address, mark, tag = value.partition(">;tag=")
+    if mark and _TOKEN.fullmatch(tag):
+        found = _address(address + ">")
+        if found.well_formed:
+            return found, tag
+    params = parse_name_addr(value).params
+    return _address(value), params.get("tag") or None
+
+
 @_remember
-def party(value: str) -> Party:
-    """From or To."""
+def _address(value: str) -> Party:
     address = parse_name_addr(value)
     uri = parse_uri(address.uri)
     user, host = (uri.user, uri.host) if uri else (None, None)
-    readable = uri is not None and quotes_balanced(value)
-    return Party(user, host, address.display, address.params.get("tag") or None, readable)
+    return Party(user, host, address.display, uri is not None and _ADDRESS_FORM.fullmatch(value) is not None)
 
 
 @_remember
@@ -237,24 +254,31 @@ def cseq(value: str) -> CSeq:
     return CSeq(number if number <= MAX_NUMBER else None, match[2], number < 2**31 and match[2] is not None)
 
 
-def header_defects(start: StartLine, found: dict[str, str], cseq: CSeq) -> list[str]:
+def header_defects(start: StartLine, found: dict[str, str], cseq: CSeq, via_branch: str | None) -> list[str]:
     """What is wrong with the start line and the headers that every message must have (RFC 3261 8.1.1)."""
     defects = [*start.defects]
     defects += [f"missing_{key.replace('-', '_')}" for key in _REQUIRED if key not in found]
-    defects += [f"bad_{key}" for key in ("from", "to") if key in found and not party(found[key]).readable]
+    defects += [
+        f"bad_{key}" for key in ("from", "to") if key in found and not party(found[key])[0].well_formed
+    ]
     if "cseq" in found and not cseq.valid:
         defects.append("bad_cseq")
     if start.is_request and cseq.method and cseq.method != start.method:
         defects.append("cseq_method_mismatch")
+    if via_branch == "z9hG4bK":  # the magic cookie alone (RFC 3261 8.1.1.7)
+        defects.append("bad_branch")
     return defects
 
 
-def vias(via: str, repeated: dict[str, list[str]]) -> tuple[int, str | None, str | None]:
-    """How many Via values, the topmost and the bottommost."""
-    if "," not in via:
+def vias(via: str, repeated: dict[str, list[str]], defects: list[str]) -> tuple[int, str | None, str | None]:
+    """How many Via values, the topmost and the bottommost; what names no protocol is no value."""
+    if "," not in via and via_transport(via):
         return 1, via, via
-    vias = [value for line in repeated.get("via", [via]) for value in split_list(line)]
-    return (len(vias), vias[0], vias[-1]) if vias else (0, None, None)
+    values = [value for line in repeated.get("via", [via]) for value in split_list(line)]
+    good = [value for value in values if via_transport(value)]
+    if len(good) < len(values):
+        defects.append("bad_via")
+    return (len(good), good[0], good[-1]) if good else (0, None, None)
 
 
 def branch(via: str) -> str | None:
@@ -262,18 +286,17 @@ def branch(via: str) -> str | None:
     return match[1] if match else None
 
 
-@_remember
-def via_transport(protocol: str) -> str | None:
-    match = _TRANSPORT.match(protocol)
+def via_transport(via: str) -> str | None:
+    known = _TRANSPORTS.get(via[:12])
+    if known:
+        return known
+    match = _TRANSPORT.match(via)
     return match[1].lower() if match else None
 
 
 def seconds(expires: str, defects: list[str]) -> int | None:
-    """Expires in seconds; what is beyond 32 bits counts as their maximum."""
-    if not (expires.isascii() and expires.isdigit()):
-        defects.append("bad_expires")
-        return None
-    if len(expires) <= 10 and (seconds := int(expires)) <= MAX_NUMBER:
-        return seconds
+    """Expires in seconds; None where it is no 32-bit number, as if it were not there (RFC 3261 20.19)."""
+    if len(expires) <= 10 and expires.isascii() and expires.isdigit() and int(expires) <= MAX_NUMBER:
+        return int(expires)
     defects.append("bad_expires")
-    return MAX_NUMBER
+    return None

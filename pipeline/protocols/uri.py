@@ -20,7 +20,6 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]*)\s*:\s*(.*)", re.DOTALL)
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]|([^\s:;?<>\[\]@]+)")
 _PORT = re.compile(r"\s*:\s*([0-9]{1,5})(?![0-9])")
 _QUOTED = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
-_BALANCED = re.compile(r'[^"]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"]*)*', re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 # A quoted string and a <URI> hide separators; both may lack their end.
 _AT_COMMA = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|<[^>]*>?|,', re.DOTALL)
@@ -44,6 +43,7 @@ class SipUri:
     host: str | None = None
     port: int | None = None
     params: dict[str, str] = field(default_factory=dict)
+    headers: str = ""  # what follows `?`, as written
 
     @property
     def transport(self) -> str:
@@ -128,7 +128,7 @@ def parse_uri(text: str) -> SipUri | None:
         return None
     port = _PORT.match(address, host.end())
     number_of_port = int(port[1]) if port else None
-    params = address[(port or host).end() :].partition("?")[0]
+    params, _, headers = address[(port or host).end() :].partition("?")
     return SipUri(
         scheme,
         unescape(user_raw) if user_raw else None,
@@ -136,6 +136,7 @@ def parse_uri(text: str) -> SipUri | None:
         (host[1] or host[2]).lower(),
         number_of_port if number_of_port is not None and number_of_port <= 65535 else None,
         parse_params(params, decode=True),
+        headers,
     )
 
 
@@ -189,11 +190,6 @@ def unquote_string(text: str) -> str:
     """The content of a quoted-string (RFC 3261 25.1), tolerating a missing end quote."""
     inner = text[1:-1] if len(text) > 1 and text.endswith('"') else text[1:]
     return _QUOTED_PAIR.sub(r"\1", inner) if "\\" in inner else inner
-
-
-def quotes_balanced(text: str) -> bool:
-    """Whether every quoted-string in `text` has its end."""
-    return '"' not in text or _BALANCED.fullmatch(text) is not None
 
 
 def parse_name_addr(text: str) -> NameAddr:
