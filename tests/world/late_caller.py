@@ -1,0 +1,66 @@
+"""The compensating call in its barest form, message by message, to try Kamailio's side without hepduck."""
+
+from __future__ import annotations
+
+from world.endpoint import Endpoint
+from world.sip import DOMAIN, header, new_token
+
+
+class LateCaller(Endpoint):
+    """Makes one compensating call; each step is a method, so that a test may leave one out."""
+
+    def __init__(self, proxy: tuple[str, int], call_id: str, user: str, address: str = "127.0.0.1") -> None:
+        self.call_id, self.user = call_id, user
+        self.branch = new_token("z9hG4bK")
+        super().__init__(proxy, address)
+        self.tag = f"late-{self.tag}"
+
+    def invite(self, **extra: str | None) -> None:
+        """The INVITE; `extra` headers by name, `_` for `-`, None for one that is left out."""
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in extra.items() if value is not None]
+        self._request("INVITE", f"Contact: <sip:late@{self.host_port}>", *lines, body=self.sdp())
+
+    def cancel(self, reason: str | None = None) -> None:
+        self._request("CANCEL", *([f"Reason: {reason}"] if reason else []))
+
+    def ack(self) -> None:
+        """The ACK to the negative final reply."""
+        self._request("ACK", to=header(self._last_reply("INVITE"), "To"))
+
+    def wait_for(self, status: str, method: str = "INVITE", timeout_s: float = 8) -> bool:
+        """Waits for the reply `status` to `method`."""
+        return self.transcript.wait(lambda: status in self.statuses(method), timeout_s)
+
+    def statuses(self, method: str = "INVITE") -> list[str]:
+        """The status codes received so far in reply to `method`."""
+        replies = (s.text for s in self.transcript.messages if not s.sent)
+        return [r.split()[1] for r in replies if header(r, "CSeq").endswith(method)]
+
+    def run(self, reason: str | None, **extra: str | None) -> list[str]:
+        """The whole call: INVITE, CANCEL once it rings, ACK. The INVITE's status codes."""
+        self.invite(**extra)
+        finals = ("180", "4", "5", "6")
+        self.transcript.wait(lambda: any(s.startswith(finals) for s in self.statuses()), 8)
+        if "180" in self.statuses():
+            self.cancel(reason)
+            self.wait_for("487")
+        self.ack()
+        return self.statuses()
+
+    def _last_reply(self, method: str) -> str:
+        replies = [s.text for s in self.transcript.messages if not s.sent]
+        return [r for r in replies if header(r, "CSeq").endswith(method)][-1]
+
+    def _request(self, method: str, *extra: str, to: str = "", body: str = "") -> None:
+        uri = f"sip:{self.user}@{DOMAIN}"
+        self.send(
+            f"{method} {uri} SIP/2.0",
+            self.via(self.branch),
+            "Max-Forwards: 70",
+            f"From: <sip:alice@{DOMAIN}>;tag={self.tag}",
+            f"To: {to or f'<{uri}>'}",
+            f"Call-ID: {self.call_id}",
+            f"CSeq: 1 {method}",
+            *extra,
+            body=body,
+        )
