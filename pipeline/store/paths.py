@@ -50,7 +50,7 @@ class StorePaths:
     @property
     def ledger(self) -> Path:
         """The action ledger."""
-        return self.root / "ledger.sqlite3"
+        return self.root / "ledger.sqlite"
 
     def table_folder(self, table: str) -> Path:
         """The folder of a table's Parquet files."""

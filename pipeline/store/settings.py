@@ -1,24 +1,32 @@
-"""Settings of the store that a configuration may set; the defaults fit a tap on a small machine."""
+"""Settings of the store's writer; the defaults fit a tap on a small machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.durations import Duration
 
 
-@dataclass(frozen=True, slots=True)
-class WriterSettings:
+class WriterSettings(BaseModel):
     """How the writer batches, and what it may use.
 
-    A flush happens every `flush_interval_s`, or as soon as `flush_rows` rows wait. The queue holds at most
-    `queue_rows` rows and `queue_bytes`; what does not fit is refused, never dropped behind the caller's back.
+    What does not fit into the queue is refused, never dropped behind the caller's back.
     """
 
-    flush_interval_s: float = 1.0
-    flush_rows: int = 20_000
-    queue_rows: int = 400_000
-    queue_bytes: int = 512 * 1024 * 1024
-    retry_wait_s: float = 0.2
-    retry_wait_max_s: float = 5.0
-    memory_limit: str = "1GB"
-    threads: int = 2
-    serve_readers: bool = True
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flush_interval: Duration = Field(
+        timedelta(seconds=1), description="commit at most this often, unless many rows wait"
+    )
+    flush_rows: int = Field(20_000, ge=1, description="commit at once when this many rows wait")
+    queue_rows: int = Field(400_000, ge=1, description="most rows that may wait")
+    queue_bytes: int = Field(512 * 1024 * 1024, ge=1, description="most bytes that may wait")
+    retry_wait: Duration = Field(
+        timedelta(milliseconds=200), description="wait after a failed flush; doubles up to retry_wait_max"
+    )
+    retry_wait_max: Duration = Field(timedelta(seconds=5), description="longest wait after a failed flush")
+    memory_limit: str = Field("1GB", description="most memory that DuckDB takes in the tap")
+    threads: int = Field(2, ge=1, description="threads of DuckDB in the tap")
+    serve_readers: bool = Field(True, description="let other processes read live, on loopback")

@@ -112,11 +112,17 @@ class Writer:
         return self._enqueue(_Entry(base_table(table), conform(table, rows, self.node)))
 
     def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> Future[None]:
-        """Queue a few rows; the future is done once they are committed, or fails with StoreError."""
+        """Queue a few rows; the future is done once they are committed, or fails with StoreError.
+
+        All errors come by the future: the queue is full, the writer is stopped, the table cannot hold them.
+        """
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # what is queued cannot be taken back
-        if not self._enqueue(_Entry(base_table(table), conform(table, rows, self.node), done)):
-            done.set_exception(StoreError("the store's queue is full, or the writer is stopped"))
+        try:
+            if not self._enqueue(_Entry(base_table(table), conform(table, rows, self.node), done)):
+                raise StoreError("the store's queue is full, or the writer is stopped")
+        except StoreError as error:
+            done.set_exception(error)
         return done
 
     def flush(self, timeout_s: float | None = 60.0) -> None:
@@ -208,7 +214,7 @@ class Writer:
 
     def _next_batch(self, last_flush: float) -> _Batch | None:
         """The next batch once it is due; None when the writer is stopped and nothing is left."""
-        due = last_flush + self.settings.flush_interval_s
+        due = last_flush + self.settings.flush_interval.total_seconds()
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -231,7 +237,7 @@ class Writer:
 
     def _write(self, batch: _Batch) -> None:
         """Commit the batch, however often it takes; at stop, until the deadline."""
-        wait_s = self.settings.retry_wait_s
+        wait_s = self.settings.retry_wait.total_seconds()
         failure: BaseException | None = None
         while True:
             began = time.monotonic()
@@ -251,7 +257,7 @@ class Writer:
                     if left_s <= 0:
                         break
                     self._changed.wait(min(wait_s, left_s))
-            wait_s = min(wait_s * 2, self.settings.retry_wait_max_s)
+            wait_s = min(wait_s * 2, self.settings.retry_wait_max.total_seconds())
         self._settle(batch, 0.0, failure)
 
     def _commit(self, batch: _Batch) -> None:

@@ -55,7 +55,7 @@ CREATE TABLE sip (
 ALTER TABLE sip SET SORTED BY (call_id, ts);
 ALTER TABLE sip SET PARTITIONED BY (year(received_at), month(received_at), day(received_at));
 
--- One RTCP report, as HEP carries it.
+-- One report on media as HEP carries it; `packet_type` is HEP's protocol type (5 is RTCP as JSON).
 CREATE TABLE rtcp (
     ts TIMESTAMPTZ,
     received_at TIMESTAMPTZ,
@@ -94,8 +94,11 @@ CREATE TABLE log (
     agent_id BIGINT,
     agent_addr VARCHAR,
     src_ip VARCHAR,
+    src_port INTEGER,
     dst_ip VARCHAR,
+    dst_port INTEGER,
     correlation_id VARCHAR,
+    packet_type INTEGER,
     payload BLOB,
     payload_bytes INTEGER,
     msg_id BIGINT,
