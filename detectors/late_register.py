@@ -114,9 +114,9 @@ class LateRegister:
         """Something new about a call or a registration: hold what it may have decided."""
         if event.registration is not None:
             registration = event.registration
-            if registration.removes or not self._is_push(registration):
+            if not registration.binds or not self._is_push(registration):
                 return
-            device = self._state.devices.get((registration.aor, registration.identity))
+            device = self._state.device_of(registration)
             if device is not None:
                 for call in self._state.calls_to(self._numbers(device.aor)):
                     yield from self._hold(call, device)
@@ -229,7 +229,7 @@ class LateRegister:
             "contact": contact.uri if contact else None,
             "target": str(registration.source),
             "device": device.identity,
-            "instance": contact.instance if contact else None,
+            "instance": registration.instance,
             "user_agent": registration.sip.user_agent,
             "outcome": ending.outcome,
             "outcome_status": ending.status,

@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.engine.events import SipEvent
+from pipeline.engine.rows import at
 from pipeline.errors import DecodeError
-from pipeline.ingest.recordings import Datagram
+from pipeline.ingest import Datagram
 from pipeline.protocols.hep import HepPacket
 from pipeline.protocols.hep import decode as decode_hep
 from pipeline.protocols.sip import SipMessage, parse
@@ -27,13 +28,27 @@ WEIRD_HEAD_BYTES = 256
 MAX_AGENTS = 10_000
 SIP, LOG = 1, 100  # HEP protocol types
 QUALITY = frozenset({5, 32, 34, 35, 99})  # RTCP as JSON, and the reports made of it
-_MONITORED = ("udp", "sctp")  # one message a datagram; on a stream several may follow each other
+_DATAGRAMS = ("udp", "sctp")  # one message each; on a stream several may follow each other
+
+# The order in which rows are made; what the store's table has beyond it stays NULL here.
+_HEAD = "ts received_at node agent_id agent_addr src_ip src_port dst_ip dst_port correlation_id".split()
+_ROW_COLUMNS = {
+    "sip": (
+        "ts received_at node agent_id agent_addr hep_version transport src_ip src_port dst_ip dst_port "
+        "call_id correlation_id method status reason cseq from_user from_host from_display from_tag "
+        "to_user to_host to_tag ruri_user ruri_host via_branch contact expires user_agent reason_header "
+        "x_cid sdp_ip sdp_port sdp_codecs payload payload_bytes msg_id"
+    ).split(),
+    "rtcp": [*_HEAD, "payload", "payload_bytes", "packet_type", "msg_id"],
+    "log": [*_HEAD, "payload", "payload_bytes", "packet_type", "msg_id"],
+    "weird": "ts received_at node agent_addr kind detail head bytes".split(),
+}
 
 Admit = Callable[[Datagram, HepPacket], bool | None]
 """Whether a packet's agent is trusted; None: the packet is rejected."""
 
 
-def admit_all(datagram: Datagram, packet: HepPacket) -> bool:
+def admit_all(datagram: Datagram, _packet: HepPacket) -> bool:
     """For recordings: whoever has the file has made sure of it."""
     return datagram.trusted
 
@@ -47,8 +62,26 @@ class AgentSeen:
     hep_version: int = 0
     packets: int = 0
     last_seen_us: int = 0
+    first_seen_us: int = 0
     skew_us: int = 0  # its timestamp behind (+) or ahead of (-) our arrival time, last seen
+    trusted: bool = True
     changed: bool = True
+
+    def row(self, node: str, now_us: int) -> dict[str, Any]:
+        """A row of table `agent`."""
+        return {
+            "node": node,
+            "agent": self.agent_addr if self.agent_id is None else f"{self.agent_addr}/{self.agent_id}",
+            "agent_id": self.agent_id,
+            "agent_addr": self.agent_addr,
+            "hep_versions": str(self.hep_version),
+            "trusted": self.trusted,
+            "first_seen": at(self.first_seen_us),
+            "last_seen": at(self.last_seen_us),
+            "skew_ms": self.skew_us / 1000,
+            "received": self.packets,
+            "updated_at": at(now_us),
+        }
 
 
 @dataclass(slots=True)
@@ -88,7 +121,7 @@ class Decoder:
             try:
                 packets = decode_hep(datagram.data, now_us=datagram.arrival_us)
             except DecodeError as error:
-                self._weird(datagram, None, datagram.arrival_us, error.kind, error.detail, datagram.data)
+                self._weird(datagram, datagram.arrival_us, error.kind, error.detail, datagram.data)
                 continue
             for packet in packets:
                 trusted = self._admit(datagram, packet)
@@ -105,12 +138,7 @@ class Decoder:
         tables = {}
         for name, rows in self._rows.items():
             if rows:
-                schema = arrow_schema(name)
-                columns = [
-                    pa.array(column, type=item.type)
-                    for column, item in zip(zip(*rows, strict=True), schema, strict=True)
-                ]
-                tables[name] = pa.Table.from_arrays(columns, schema=schema)
+                tables[name] = _to_arrow(name, rows)
                 rows.clear()
         return tables
 
@@ -123,32 +151,28 @@ class Decoder:
 
     # -- one packet ------------------------------------------------------------------------------------
 
-    def _packet(
-        self, datagram: Datagram, packet: HepPacket, trusted: bool, events: list[SipEvent]
-    ) -> None:
+    def _packet(self, datagram: Datagram, packet: HepPacket, trusted: bool, events: list[SipEvent]) -> None:
         arrival_us = datagram.arrival_us
         ts_us = packet.ts_us
         if ts_us is None or ts_us > arrival_us + DAY_US:  # none sent, or a clock nobody can live by
             ts_us = arrival_us
-        self._seen(datagram, packet, arrival_us - ts_us)
+        self._seen(datagram, packet, trusted, arrival_us - ts_us)
         kind = packet.protocol_type
         if kind == SIP:
             self._sip(datagram, packet, trusted, ts_us, events)
-        elif kind in QUALITY:
-            self._rows["rtcp"].append((*self._head(datagram, packet, ts_us), kind, self._next_id(arrival_us)))
-        elif kind == LOG:
-            self._rows["log"].append((*self._head(datagram, packet, ts_us), self._next_id(arrival_us)))
+        elif kind in QUALITY or kind == LOG:
+            self._rows["log" if kind == LOG else "rtcp"].append(self._report(datagram, packet, ts_us))
         else:
-            self._weird(datagram, packet, ts_us, "hep_protocol_type", f"type {kind}", packet.payload)
+            self._weird(datagram, ts_us, "hep_protocol_type", f"type {kind}", packet.payload)
 
     def _sip(
         self, datagram: Datagram, packet: HepPacket, trusted: bool, ts_us: int, events: list[SipEvent]
     ) -> None:
         transport = packet.transport
         try:
-            messages: Sequence[SipMessage] = parse(packet.payload, datagram=transport in _MONITORED or None)
+            messages: Sequence[SipMessage] = parse(packet.payload, datagram=transport in _DATAGRAMS or None)
         except DecodeError as error:
-            self._weird(datagram, packet, ts_us, error.kind, error.detail, packet.payload)
+            self._weird(datagram, ts_us, error.kind, error.detail, packet.payload)
             return
         rows = self._rows["sip"]
         agent = self._agent_name(datagram.agent_addr, packet.agent_id)
@@ -168,7 +192,6 @@ class Decoder:
                     packet.src_port,
                     packet.dst_ip,
                     packet.dst_port,
-                    None,
                     sip.call_id,
                     packet.correlation_id,
                     sip.method,
@@ -204,8 +227,7 @@ class Decoder:
 
     # -- rows ------------------------------------------------------------------------------------------
 
-    def _head(self, datagram: Datagram, packet: HepPacket, ts_us: int) -> tuple[Any, ...]:
-        """The columns that `rtcp` and `log` begin with."""
+    def _report(self, datagram: Datagram, packet: HepPacket, ts_us: int) -> tuple[Any, ...]:
         return (
             ts_us,
             datagram.arrival_us,
@@ -218,37 +240,38 @@ class Decoder:
             packet.dst_port,
             packet.correlation_id,
             packet.payload,
+            len(packet.payload),
+            packet.protocol_type,
+            self._next_id(datagram.arrival_us),
         )
 
-    def _seen(self, datagram: Datagram, packet: HepPacket, skew_us: int) -> None:
+    def _seen(self, datagram: Datagram, packet: HepPacket, trusted: bool, skew_us: int) -> None:
         key = (datagram.agent_addr, packet.agent_id)
         agent = self._agents.get(key)
         if agent is None:
             if len(self._agents) >= MAX_AGENTS:  # agent ids are the sender's word
                 key = (datagram.agent_addr, None)
-            agent = self._agents.setdefault(key, AgentSeen(*key))
+            agent = self._agents.setdefault(key, AgentSeen(*key, first_seen_us=datagram.arrival_us))
+        agent.trusted = trusted
         agent.hep_version = packet.version
         agent.packets += 1
         agent.last_seen_us = datagram.arrival_us
         agent.skew_us = skew_us
         agent.changed = True
 
-    def _weird(
-        self, datagram: Datagram, packet: HepPacket | None, ts_us: int, kind: str, detail: str, data: bytes
-    ) -> None:
+    def _weird(self, datagram: Datagram, ts_us: int, kind: str, detail: str, data: bytes) -> None:
+        self._made += 1
         self.counts.weird[kind] += 1
         self._rows["weird"].append(
             (
                 ts_us,
                 datagram.arrival_us,
                 self._node,
-                packet.agent_id if packet else None,
                 datagram.agent_addr,
                 kind,
                 detail,
                 data[:WEIRD_HEAD_BYTES],
                 len(data),
-                self._next_id(datagram.arrival_us),
             )
         )
 
@@ -266,3 +289,13 @@ class Decoder:
                 return address
             name = self._agent_names[key] = address if agent_id is None else f"{address}/{agent_id}"
         return name
+
+
+def _to_arrow(table: str, rows: list[tuple[Any, ...]]) -> pa.Table:
+    schema = arrow_schema(table)
+    made = dict(zip(_ROW_COLUMNS[table], zip(*rows, strict=True), strict=True))
+    columns = [
+        pa.array(made[item.name], type=item.type) if item.name in made else pa.nulls(len(rows), item.type)
+        for item in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,14 +1,14 @@
 """Everything hepduck raises on purpose, in one tree.
 
-    HepduckError
-    +-- DecodeError        bytes from outside that do not hold what they should; becomes a `weird` row
-    |   +-- HepError       HEP container or stream framing
-    |   +-- SipError       not a SIP message at all
-    |   +-- RtcpError      RTCP JSON inside HEP
-    +-- ConfigError        the user's configuration: one clear line, exit code 2
-    +-- CaptureError       a file (recording, pcap) that cannot be read: one clear line, exit code 2
-    +-- StoreError         the lake cannot be opened, read or written
-    +-- ActionError        an action could not be carried out; becomes an `action_attempt` row
+HepduckError
++-- DecodeError        bytes from outside that do not hold what they should; becomes a `weird` row
+|   +-- HepError       HEP container or stream framing
+|   +-- SipError       not a SIP message at all
+|   +-- RtcpError      RTCP JSON inside HEP
++-- ConfigError        the user's configuration: one clear line, exit code 2
++-- CaptureError       a file (recording, pcap) that cannot be read: one clear line, exit code 2
++-- StoreError         the lake cannot be opened, read or written
++-- ActionError        an action could not be carried out; becomes an `action_attempt` row
 """
 
 from __future__ import annotations

@@ -22,10 +22,19 @@ from pipeline.engine.rules import RulesSettings
 from pipeline.engine.state import StateSettings
 from pipeline.errors import ConfigError
 from pipeline.ingest.tap import TapSettings
-from pipeline.store.writer import StoreSettings
+from pipeline.store.settings import WriterSettings
 
 DEFAULT_FILE = Path("hepduck.toml")
 _PREFIX = "HEPDUCK_"
+
+
+class StoreSettings(BaseModel):
+    """Where the lake lies, and how it is written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Path = Field(Path("hepduck-data"), description="folder of the store")
+    writer: WriterSettings = Field(default_factory=WriterSettings)
 
 
 class MetricsSettings(BaseModel):
@@ -41,7 +50,9 @@ class LogSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    level: str = Field("info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
+    level: str = Field(
+        "info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$"
+    )
     format: str = Field("auto", description="text, json or auto", pattern="^(text|json|auto)$")
 
 
@@ -49,7 +60,10 @@ class Settings(BaseSettings):
     """Everything that can be set, by section."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", nested_model_default_partial_update=True
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        nested_model_default_partial_update=True,
     )
 
     node: str = Field(default_factory=socket.gethostname, description="this tap's name, on every row")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from pipeline.engine.calls import LegKey, Mark, leg_key
@@ -44,25 +45,74 @@ def source_of(event: SipEvent) -> Source:
     return Source(event.src, event.transport)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Registration:
     """One REGISTER request of a device, all its copies, and what the registrar said to it."""
 
     call_id: str
     cseq: int | None
-    aor: str
     agent: str
-    sip: SipMessage  # the copy nearest the phone
-    source: Source
-    via_count: int
     first: Mark
     trusted: bool
-    contacts: list[Contact]
+    nearest: SipEvent | None = None  # the copy of the request nearest the phone
     edge_ips: set[str] = field(default_factory=set)
     requests: dict[LegKey, Mark] = field(default_factory=dict)
     replies: dict[LegKey, tuple[int, Mark]] = field(default_factory=dict)
     status: int | None = None
     accepted: Mark | None = None  # the 2xx, once it is known to answer this request
+
+    def add(self, event: SipEvent) -> bool:
+        """Take one copy or reply in; True when with it the REGISTER is known to be accepted."""
+        sip = event.sip
+        self.trusted = self.trusted and event.trusted
+        if sip.is_request:
+            self.requests.setdefault(leg_key(event), Mark(event.ts_us, event.msg_id))
+            if sip.via_count > 1:
+                self.edge_ips.add(event.src[0])
+            if self.nearest is None or sip.via_count < self.nearest.sip.via_count:
+                self.nearest = event
+        elif sip.status is not None and sip.status >= 200:
+            self.replies.setdefault(leg_key(event), (sip.status, Mark(event.ts_us, event.msg_id)))
+        else:
+            return False
+        return self._settle()
+
+    def _settle(self) -> bool:
+        # Only the registrar's own 2xx makes a binding: on the hop, and under the branch, of a request.
+        news = False
+        for key, (status, mark) in self.replies.items():
+            if key not in self.requests:
+                continue
+            if 200 <= status < 300:
+                news = news or self.accepted is None
+                if self.accepted is None or mark.ts_us < self.accepted.ts_us:
+                    self.accepted = mark
+                self.status = status
+            elif self.accepted is None:
+                self.status = status
+        return news
+
+    @property
+    def sip(self) -> SipMessage:
+        """The request as the phone sent it (as near as the mirror sees)."""
+        assert self.nearest is not None
+        return self.nearest.sip
+
+    @property
+    def aor(self) -> str | None:
+        """The account, from To (RFC 3261 10.2); None when it names none."""
+        return aor(self.sip.to_user, self.sip.to_host)
+
+    @cached_property
+    def source(self) -> Source:
+        """Where the phone sends from."""
+        assert self.nearest is not None
+        return source_of(self.nearest)
+
+    @cached_property
+    def contacts(self) -> list[Contact]:
+        """The bindings that it asks for or takes away."""
+        return parse_contacts(self.sip.contact)
 
     @property
     def contact(self) -> Contact | None:
@@ -74,9 +124,15 @@ class Registration:
         return contact.star or expires == 0
 
     @property
+    def binds(self) -> bool:
+        """It makes a binding. It may instead remove some (`Contact: *`, expires 0) or only ask which there
+        are (no Contact; RFC 3261 10.2.2, 10.2.3)."""
+        return self.contact is not None
+
+    @property
     def removes(self) -> bool:
-        """It takes bindings away and makes none (`Contact: *`, expires 0; RFC 3261 10.2.2)."""
-        return bool(self.contacts) and self.contact is None
+        """It takes bindings away and makes none."""
+        return bool(self.contacts) and not self.binds
 
     @property
     def expires_s(self) -> int:
@@ -86,65 +142,15 @@ class Registration:
             return contact.expires
         return self.sip.expires if self.sip.expires is not None else 3600
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The device: its +sip.instance (RFC 5626 4.1), else where it sends from."""
-        instance = next((c.instance for c in self.contacts if c.instance), None)
-        return instance or str(self.source)
+        return self.instance or str(self.source)
 
-
-def registration_of(event: SipEvent) -> Registration | None:
-    """The registration that a REGISTER request begins; None when it names no address-of-record."""
-    sip = event.sip
-    account = aor(sip.to_user, sip.to_host)
-    if account is None or sip.call_id is None:
-        return None
-    contacts = parse_contacts(sip.contact) if sip.contact else []
-    return Registration(
-        call_id=sip.call_id,
-        cseq=sip.cseq,
-        aor=account,
-        agent=event.agent,
-        sip=sip,
-        source=source_of(event),
-        via_count=sip.via_count,
-        first=Mark(event.ts_us, event.msg_id),
-        trusted=event.trusted,
-        contacts=contacts,
-    )
-
-
-def add_request(registration: Registration, event: SipEvent) -> None:
-    """Another copy, or a retransmission, of the same REGISTER."""
-    registration.requests.setdefault(leg_key(event), Mark(event.ts_us, event.msg_id))
-    registration.trusted = registration.trusted and event.trusted
-    if event.sip.via_count > 1:
-        registration.edge_ips.add(event.src[0])
-    if event.sip.via_count < registration.via_count:
-        registration.via_count = event.sip.via_count
-        registration.sip = event.sip
-        registration.source = source_of(event)
-
-
-def settle(registration: Registration) -> bool:
-    """Look whether a final reply answers the request on any hop; True when that is news.
-
-    Only the registrar's own 2xx makes a binding: a reply counts on the hop, and under the branch, of a
-    request that was mirrored.
-    """
-    for key, (status, mark) in registration.replies.items():
-        if key not in registration.requests:
-            continue
-        known = registration.accepted
-        if 200 <= status < 300:
-            registration.status = status
-            if known is None or mark.ts_us < known.ts_us:
-                registration.accepted = mark
-            if known is None:
-                return True
-        elif registration.status is None:
-            registration.status = status
-    return False
+    @property
+    def instance(self) -> str | None:
+        """The +sip.instance of its contacts."""
+        return next((c.instance for c in self.contacts if c.instance), None)
 
 
 class Accepted(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.engine.bindings import Registration
 from pipeline.engine.calls import Call
+from pipeline.engine.commands import Finding
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -74,7 +75,7 @@ def registration_row(registration: Registration, event: str, node: str) -> dict[
         "node": node,
         "aor": f"sip:{registration.aor}",
         "device": registration.identity,
-        "instance": next((c.instance for c in registration.contacts if c.instance), None),
+        "instance": registration.instance,
         "contact": registration.sip.contact,
         "src_ip": ip,
         "src_port": port,
@@ -84,4 +85,25 @@ def registration_row(registration: Registration, event: str, node: str) -> dict[
         "event": event,
         "status": registration.status,
         "call_id": registration.call_id,
+    }
+
+
+def finding_row(finding: Finding, node: str) -> dict[str, Any]:
+    """A row of table `finding`."""
+    evidence = dict(finding.evidence)
+    return {
+        "finding_id": finding.finding_id,
+        "node": node,
+        "kind": finding.kind,
+        "identifier": finding.identifier,
+        "ts": at(finding.ts_us),
+        "severity": finding.severity,
+        "call_id": finding.call_id,
+        "aor": finding.aor,
+        "target": evidence.get("target"),
+        "outcome": evidence.get("outcome"),
+        "late_ms": evidence.get("late_ms"),
+        "trusted": finding.trusted,
+        "evidence": evidence,
+        "msg_ids": list(finding.msg_ids),
     }

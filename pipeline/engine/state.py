@@ -7,15 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.engine.bindings import (
-    Accepted,
-    Device,
-    Registration,
-    add_request,
-    registration_of,
-    settle,
-)
-from pipeline.engine.calls import Call, Mark, leg_key
+from pipeline.engine.bindings import Accepted, Device, Registration
+from pipeline.engine.calls import Call, Mark
 from pipeline.engine.events import Address, SipEvent
 
 SECOND_US = 1_000_000
@@ -35,6 +28,7 @@ class StateSettings(BaseModel):
     max_calls: int = Field(100_000, gt=0, description="calls followed at once")
     max_devices: int = Field(200_000, gt=0, description="registered devices remembered at once")
     max_registrations: int = Field(100_000, gt=0, description="REGISTER transactions in progress at once")
+    queue_datagrams: int = Field(200_000, gt=0, description="received datagrams that may wait for the engine")
 
 
 def index_keys(key: str) -> tuple[str, str]:
@@ -102,43 +96,30 @@ class State:
         name = (sip.call_id, sip.cseq)
         registration = self.registrations.get(name)
         if registration is None:
-            registration = registration_of(event)
-            if registration is None:
-                return False
             self._make_room(self.registrations, self._settings.max_registrations, "registration", None)
-            self.registrations[name] = registration
+            registration = self.registrations[name] = Registration(
+                sip.call_id, sip.cseq, event.agent, Mark(event.ts_us, event.msg_id), event.trusted
+            )
             self._start_timer(f"register:{sip.cseq}:{sip.call_id}", event.ts_us + REGISTER_US, event.agent)
         event.registration = registration
-        if sip.is_request:
-            if not registration.requests:  # its replies came first: they could not tell what was asked
-                fresh = registration_of(event)
-                if fresh is not None:
-                    fresh.replies = registration.replies
-                    fresh.trusted = fresh.trusted and registration.trusted
-                    registration = event.registration = self.registrations[name] = fresh
-            add_request(registration, event)
-        elif sip.status is not None and sip.status >= 200:
-            registration.trusted = registration.trusted and event.trusted
-            registration.replies.setdefault(leg_key(event), (sip.status, Mark(event.ts_us, event.msg_id)))
-        else:
+        if not registration.add(event) or registration.aor is None:
             return False
-        if settle(registration):
-            self._bind(registration)
-            return True
-        return False
+        self._bind(registration, registration.aor)
+        return True
 
-    def _bind(self, registration: Registration) -> None:
+    def _bind(self, registration: Registration, account: str) -> None:
         assert registration.accepted is not None
         ts_us = registration.accepted.ts_us
-        key = (registration.aor, registration.identity)
+        key = (account, registration.identity)
         device = self.devices.get(key)
-        if registration.removes:
-            if device is not None:
-                device.removed_us = max(device.removed_us, ts_us)
-            self.registered.append((registration, "removed"))
+        if not registration.binds:
+            if registration.removes:
+                self.registered.append((registration, "removed"))
+                if device is not None:
+                    device.removed_us = max(device.removed_us, ts_us)
             return
         if device is None:
-            device = Device(registration.aor, registration.identity, registration.agent)
+            device = Device(account, registration.identity, registration.agent)
             self._make_room(self.devices, self._settings.max_devices, "device", self._drop_device)
             self.devices[key] = device
             for name in index_keys(device.aor):
@@ -176,6 +157,10 @@ class State:
         for name in names:
             found.update(self._devices_by_key.get(name, {}))
         yield from found.values()
+
+    def device_of(self, registration: Registration) -> Device | None:
+        """The device that this registration made or refreshed."""
+        return self.devices.get((registration.aor or "", registration.identity))
 
     @staticmethod
     def _sent_to(call: Call, device: Device, address: Address) -> bool:

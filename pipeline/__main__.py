@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `hepduck`."""
+
+from pipeline.cli import main
+
+main()

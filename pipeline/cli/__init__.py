@@ -1,0 +1,58 @@
+"""The command `hepduck`. Data goes to stdout, talk to stderr; exit codes: 0 ok, 1 failure, 2 usage or
+configuration, 3 findings (only with --fail-on-findings), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pipeline.cli import plugins, reading, replaying, running
+from pipeline.errors import HepduckError
+
+app = typer.Typer(
+    name="hepduck",
+    help="HEP/SIP capture analytics: ghost calls stopped live, call quality, investigation in DuckDB.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (running, replaying, reading, plugins):
+    module.register(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version  # noqa: PLC0415 - only this option needs it
+
+        typer.echo(f"hepduck {version('hepduck')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version_wanted: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """HEP/SIP capture analytics: ghost calls stopped live, call quality, investigation in DuckDB."""
+
+
+def main() -> None:
+    """Run the command line; errors that hepduck raises on purpose are one line, never a traceback."""
+    try:
+        app()
+    except HepduckError as error:
+        typer.echo(f"hepduck: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `hepduck tail | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""`hepduck detectors` and `hepduck actions`: what there is, what it can be told, what it is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+from pipeline.cli import options as opt
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(detectors)
+    app.command()(actions)
+
+
+def detectors(
+    config: opt.ConfigFile = None, no_config: opt.NoConfig = False, as_json: opt.Json = False
+) -> None:
+    """List the detectors with their settings.
+
+    Examples: `hepduck detectors`; `hepduck detectors -f hepduck.toml --json`
+    """
+    from pipeline.assemble import build_detectors  # noqa: PLC0415
+    from pipeline.engine.plugins import DETECTORS, find  # noqa: PLC0415
+
+    settings, _ = opt.settings_of(config, no_config, None, None)
+    made = {d.name: d for d in build_detectors(settings.detectors, settings.plugins_dir)}
+    for plugin in find(DETECTORS, settings.plugins_dir).values():
+        detector: Any = made.get(plugin.name)
+        _print(plugin, "on" if detector else "off", getattr(detector, "settings", None), "detectors", as_json)
+
+
+def actions(
+    config: opt.ConfigFile = None, no_config: opt.NoConfig = False, as_json: opt.Json = False
+) -> None:
+    """List the actions with their settings, and whether they may act.
+
+    Examples: `hepduck actions`; `hepduck actions -f hepduck.toml --json`
+    """
+    from pipeline.assemble import actions_of  # noqa: PLC0415
+    from pipeline.engine.plugins import ACTIONS, find  # noqa: PLC0415
+
+    settings, _ = opt.settings_of(config, no_config, None, None)
+    made = actions_of(settings)
+    for plugin in find(ACTIONS, settings.plugins_dir).values():
+        action = made.get(plugin.name)
+        if action is None:
+            state = "lacks settings"
+        elif action.live:
+            state = "ARMED" if action.touches_world else "on"
+        else:
+            state = "dry run"
+        _print(plugin, state, action.settings if action else None, "actions", as_json)
+
+
+def _print(plugin: Any, state: str, settings: Any, table: str, as_json: bool) -> None:
+    values = settings.model_dump(mode="json") if settings is not None else {}
+    if as_json:
+        row = {"name": plugin.name, "state": state, "origin": plugin.origin, "summary": plugin.summary}
+        typer.echo(json.dumps({**row, "settings": values}))
+        return
+    typer.echo(
+        f"{plugin.name} ({state}; from {plugin.origin})\n  {plugin.summary}\n  [{table}.{plugin.name}]"
+    )
+    for name, field in plugin.cls.Settings.model_fields.items():
+        value = json.dumps(values[name]) if name in values else "(no default)"
+        typer.echo(f"  {name} = {value}" + (f"    # {field.description}" if field.description else ""))
+    typer.echo("")

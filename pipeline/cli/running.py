@@ -1,0 +1,152 @@
+"""`hepduck run`, `check`, `record`, `status`: the tap itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli import options as opt
+
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-L", "--listen", help="udp:HOST:PORT, tcp:..., tls:...; may be repeated.", show_default=False
+    ),
+]
+Level = Annotated[
+    str | None, typer.Option("-l", "--level", help="debug, info, warning, error.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(run)
+    app.command()(check)
+    app.command()(record)
+    app.command()(status)
+
+
+def _extra(listen: list[str] | None, level: str | None) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if listen:
+        extra["tap.listen"] = listen
+    if level:
+        extra["log.level"] = level
+    return extra
+
+
+def run(
+    config: opt.ConfigFile = None,
+    no_config: opt.NoConfig = False,
+    listen: Listen = None,
+    store: opt.Store = None,
+    set_: opt.Set = None,
+    level: Level = None,
+    record_to: Annotated[
+        Path | None, typer.Option("--record", help="Also write what arrives to this recording.")
+    ] = None,
+) -> None:
+    """Run the tap in the foreground: receive HEP, find ghost calls, store everything.
+
+    Examples: `hepduck run -L udp:0.0.0.0:9060 --store /var/lib/hepduck`; `hepduck run -f hepduck.toml`
+    """
+    from pipeline.ingest.recordings import RecordingWriter  # noqa: PLC0415 - `--help` does without
+    from pipeline.logs import configure  # noqa: PLC0415
+    from pipeline.metrics import serve  # noqa: PLC0415
+    from pipeline.service import Service  # noqa: PLC0415
+
+    settings, _ = opt.settings_of(config, no_config, store, set_, _extra(listen, level))
+    configure(settings.log)
+    writer = RecordingWriter(record_to) if record_to is not None else None
+    service = Service(settings, record_to=writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    service.start()
+    close_metrics = serve(settings.metrics, service)
+    try:
+        service.loop()
+    finally:
+        close_metrics()
+        if writer is not None:
+            writer.close()
+
+
+def check(
+    config: opt.ConfigFile = None,
+    no_config: opt.NoConfig = False,
+    store: opt.Store = None,
+    set_: opt.Set = None,
+    dump: Annotated[bool, typer.Option("--dump", "-D", help="Print every setting and its source.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Check the configuration: it is read, plugins load, ports are free, the store can be written.
+
+    Examples: `hepduck check -f hepduck.toml`; `hepduck check --dump`
+    """
+    from pipeline.checks import dump_settings, run_checks  # noqa: PLC0415
+
+    settings, sources = opt.settings_of(config, no_config, store, set_)
+    if dump:
+        for key, value, source in dump_settings(settings, sources):
+            typer.echo(
+                json.dumps({"key": key, "value": value, "source": source})
+                if as_json
+                else f"{key} = {json.dumps(value)}    # {source}"
+            )
+        return
+    results = run_checks(settings)
+    for result in results:
+        if as_json:
+            typer.echo(json.dumps(result._asdict()))
+        else:
+            typer.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.what}: {result.detail}")
+    if not all(result.ok for result in results):
+        raise typer.Exit(2)
+
+
+def record(
+    output: Annotated[
+        Path, typer.Option("-o", "-O", "--output", help="Recording to write (.hep or .hep.zst).")
+    ],
+    listen: Listen = None,
+    config: opt.ConfigFile = None,
+    no_config: opt.NoConfig = False,
+    set_: opt.Set = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after that long.")] = None,
+) -> None:
+    """Write what arrives to a recording, byte for byte, and do nothing else.
+
+    Examples: `hepduck record -o monday.hep.zst`; `hepduck record -L tcp:127.0.0.1:9060 -o a.hep --seconds 60`
+    """
+    from pipeline.ingest.recordings import RecordingWriter  # noqa: PLC0415
+    from pipeline.ingest.tap import Tap  # noqa: PLC0415
+
+    settings, _ = opt.settings_of(config, no_config, None, set_, _extra(listen, None))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with RecordingWriter(output) as writer, Tap(settings.tap, writer.write) as tap:
+        where = " ".join(str(address) for address in tap.addresses)
+        typer.echo(f"recording {where} to {output}; Ctrl-C ends it", err=True)
+        stop.wait(seconds)
+    typer.echo(f"{writer.records} datagrams in {output}", err=True)
+
+
+def status(store: opt.Store = None, as_json: opt.Json = False) -> None:
+    """Show what the running tap says of itself: received, stored, rejected, dropped, and that they add up.
+
+    Examples: `hepduck status`; `hepduck status --store /var/lib/hepduck --json`
+    """
+    from pipeline.status import as_text, read_status  # noqa: PLC0415
+
+    current = read_status(opt.store_path(store))
+    typer.echo(json.dumps(current) if as_json else as_text(current))
+    if not current["alive"] and current["state"] == "running":
+        typer.echo("hepduck: the tap is not running any more and did not stop by itself", err=True)
+        sys.exit(1)

@@ -1,0 +1,169 @@
+"""The ladder of a call: who sent what to whom, with findings and actions drawn in. One model, drawn as text
+here; the app and the notebooks draw the same model their way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+_LANE_CHARS = 26  # between two lifelines
+_TIME_CHARS = 10
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: object) -> str:
+    """Text from the wire, safe on a terminal: control and direction-changing characters become a dot."""
+    return _CONTROL.sub("·", str(text))
+
+
+@dataclass(slots=True)
+class Arrow:
+    """One message from one participant to another, by their indices. `copies` counts what was not drawn:
+    retransmissions, and what a second capture agent mirrored of the same hop."""
+
+    ts: datetime
+    src: int
+    dst: int
+    label: str
+    msg_id: int
+    copies: int = 1
+    kind: str = "message"  # message | own: part of a compensating call
+
+
+@dataclass(slots=True)
+class Note:
+    """A line across the ladder: a finding, or what an action did about it."""
+
+    ts: datetime
+    label: str
+    kind: str  # finding | action
+
+
+@dataclass(slots=True)
+class Ladder:
+    """Participants as `ip:port` in the order of their first message, and the steps in time."""
+
+    participants: list[str] = field(default_factory=list)
+    steps: list[Arrow | Note] = field(default_factory=list)
+
+
+def build(
+    messages: Iterable[Mapping[str, Any]],
+    findings: Iterable[Mapping[str, Any]] = (),
+    attempts: Iterable[Mapping[str, Any]] = (),
+) -> Ladder:
+    """A ladder from rows of the tables `sip`, `finding` and `action_attempt`, in any order."""
+    ladder = Ladder()
+    places: dict[str, int] = {}
+    drawn: dict[tuple[object, ...], Arrow] = {}
+    for row in sorted(messages, key=lambda row: (row["ts"], row["msg_id"])):
+        src = places.setdefault(_place(row["src_ip"], row["src_port"]), len(places))
+        dst = places.setdefault(_place(row["dst_ip"], row["dst_port"]), len(places))
+        label = _label(row)
+        same = (src, dst, label, row["call_id"], row["cseq"], row["via_branch"])
+        if same in drawn:
+            drawn[same].copies += 1
+            continue
+        own = (row["from_tag"] or "").startswith("late-")
+        arrow = Arrow(row["ts"], src, dst, label, row["msg_id"], kind="own" if own else "message")
+        drawn[same] = arrow
+        ladder.steps.append(arrow)
+    ladder.participants = list(places)
+    ladder.steps += [Note(row["ts"], _finding_label(row), "finding") for row in findings]
+    ladder.steps += [
+        Note(row["started_at"], _attempt_label(row), "action") for row in attempts if row["started_at"]
+    ]
+    ladder.steps.sort(key=lambda step: (step.ts, isinstance(step, Note)))
+    return ladder
+
+
+def to_text(ladder: Ladder) -> str:
+    """The ladder for a terminal or a ticket: times in seconds from the first message."""
+    if not ladder.steps:
+        return "no messages\n"
+    lanes = len(ladder.participants)
+    lines = [_heading(ladder.participants), _lifelines(lanes)]
+    start = ladder.steps[0].ts
+    for step in ladder.steps:
+        time = f"{(step.ts - start).total_seconds():9.3f} "
+        if isinstance(step, Arrow):
+            lines.append(time + _arrow(step, lanes))
+        else:
+            lines += [time + text for text in _note(step, lanes)]
+            time = " " * _TIME_CHARS
+    lines.append(_lifelines(lanes))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _place(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    if row["status"] is not None:
+        return printable(f"{row['status']:.0f} {row['reason'] or row['method'] or ''}".strip())
+    user = row["ruri_user"] if row["method"] != "REGISTER" else row["to_user"]
+    return printable(f"{row['method']} {user or ''}".strip())
+
+
+def _finding_label(row: Mapping[str, Any]) -> str:
+    late = row.get("late_ms")
+    if row["kind"] == "late_register" and late is not None:
+        when = f"{late:.0f} ms after" if late >= 0 else f"{-late:.0f} ms before"
+        how = f"the call was {row.get('outcome')}"
+        return printable(f"GHOST CALL: {row['target']} registered {when} {how}, and no INVITE reached it")
+    return printable(f"{row['kind']}: {row['identifier']}")
+
+
+def _attempt_label(row: Mapping[str, Any]) -> str:
+    how = " (dry run)" if row["dry_run"] else ""
+    detail = f": {row['detail'].splitlines()[0]}" if row.get("detail") else ""
+    return printable(f"{row['action']}{how}: {row['outcome']}{detail}")
+
+
+def _heading(participants: list[str]) -> str:
+    line = " " * _TIME_CHARS
+    for index, name in enumerate(participants):
+        at = _TIME_CHARS + index * (_LANE_CHARS + 1) - (len(name) // 2 if index else 0)
+        line = line.ljust(max(at, len(line.rstrip()) + 1 if index else at)) + name
+    return line
+
+
+def _lifelines(lanes: int) -> str:
+    return " " * _TIME_CHARS + (" " * _LANE_CHARS).join("|" * lanes)
+
+
+def _arrow(arrow: Arrow, lanes: int) -> str:
+    low, high = sorted((arrow.src, arrow.dst))
+    times = f" x{arrow.copies}" if arrow.copies > 1 else ""
+    line = "~" if arrow.kind == "own" else "-"
+    gap = " " * _LANE_CHARS
+    if low == high:
+        return gap.join("|" * (low + 1)) + f"<{line} {arrow.label}{times}"
+    span = (high - low) * (_LANE_CHARS + 1) - 1
+    text = f" {arrow.label}{times} "
+    if len(text) > span - 4:
+        text = text[: span - 5] + "… "
+    shaft = text.center(span - 1, line)
+    drawn = f"{shaft}>" if arrow.src < arrow.dst else f"<{shaft}"
+    before = "".join("|" + gap for _ in range(low))
+    after = "".join(gap + "|" for _ in range(lanes - 1 - high))
+    return f"{before}|{drawn}|{after}"
+
+
+def _note(note: Note, lanes: int) -> list[str]:
+    width = max((lanes - 1) * (_LANE_CHARS + 1) - 3, 40)
+    sign = "!!" if note.kind == "finding" else "=>"
+    words = note.label.split(" ")
+    lines, line = [], sign
+    for word in words:
+        if len(line) + 1 + len(word) > width and line != sign:
+            lines.append(line)
+            line = "  "
+        line += f" {word}"
+    lines.append(line)
+    return [lines[0], *(" " * 0 + text for text in lines[1:])]

@@ -1,0 +1,76 @@
+"""Prometheus metrics: the status of the running tap, under the names that dashboards rely on. Labels never
+hold a number, a Call-ID or an address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.service import Service
+    from pipeline.settings import MetricsSettings
+
+
+class _Collector:
+    """Reads the service's counters at each scrape: nothing is counted twice."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._service.status("running")
+        yield CounterMetricFamily("hepduck_received", "Messages received", value=status.received)
+        yield CounterMetricFamily("hepduck_stored", "Messages committed to the store", value=status.stored)
+        yield _by_label("hepduck_rejected", "Messages rejected", "reason", status.rejected_by_reason)
+        yield _by_label("hepduck_dropped", "Messages lost", "reason", status.dropped_by_reason)
+        yield _by_label("hepduck_weird", "Undecodable messages", "kind", status.weird)
+        yield _by_label("hepduck_findings", "Findings raised", "kind", status.findings)
+        sip = CounterMetricFamily("hepduck_sip_messages", "SIP messages", labels=["method", "status_class"])
+        for (method, status_class), count in dict(self._service.decoder.counts.messages).items():
+            sip.add_metric([method, status_class], count)
+        yield sip
+        acted = CounterMetricFamily(
+            "hepduck_actions", "Actions by outcome", labels=["action", "outcome", "dry_run"]
+        )
+        for row in status.actions:
+            acted.add_metric([row["action"], row["outcome"], str(row["dry_run"]).lower()], row["count"])
+        yield acted
+        yield GaugeMetricFamily("hepduck_queue_depth", "Messages not yet stored", value=status.queued)
+        yield GaugeMetricFamily(
+            "hepduck_ingest_lag_seconds", "Arrival to detection", value=status.latency_us / 1e6
+        )
+        yield GaugeMetricFamily(
+            "hepduck_store_flush_seconds", "Duration of the last flush", value=(status.flush_ms or 0) / 1000
+        )
+
+
+def serve(settings: MetricsSettings, service: Service) -> Callable[[], None]:
+    """Serve `/metrics` where the settings say; returns what closes it. Raises ConfigError."""
+    if not settings.listen:
+        return lambda: None
+    host, _, port = settings.listen.rpartition(":")
+    registry = CollectorRegistry()
+    registry.register(_Collector(service))
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"metrics.listen = {settings.listen!r}: {error}") from error
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return close
+
+
+def _by_label(name: str, text: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family

@@ -1,0 +1,291 @@
+"""The running tap: the only place that knows every part.
+
+    tap threads -> BatchQueue -> this loop (decode, detect) -> writer thread -> lake
+                                        `-> findings -> rules thread -> actions
+
+Detection never waits for the store: findings leave the loop before the rows of the same batch do.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from pipeline.assemble import actions_of, detectors_of
+from pipeline.decode import Decoder
+from pipeline.engine.commands import Finding
+from pipeline.engine.engine import Engine
+from pipeline.engine.rows import at, call_row, finding_row, registration_row
+from pipeline.engine.rules import RuleRunner
+from pipeline.ingest.queue import BatchQueue
+from pipeline.ingest.recordings import RecordingWriter
+from pipeline.ingest.tap import Tap
+from pipeline.settings import Settings
+from pipeline.status import Status, write_status
+from pipeline.store.ledger import Ledger
+from pipeline.store.paths import StorePaths
+from pipeline.store.writer import Writer
+
+MESSAGE_TABLES = ("sip", "rtcp", "log", "weird")
+IDLE_S = 0.25  # longest sleep of the loop
+HAND_OVER_ROWS = 4_000  # rows that make the loop hand a batch to the writer before `HAND_OVER_S` is over
+HAND_OVER_S = 0.5
+STATUS_S = 1.0
+AGENTS_S = 10.0
+SWITCH_INTERVAL_S = 0.001  # the receive threads and the rules must not wait 5 ms for the interpreter
+
+log = structlog.get_logger(__name__)
+
+
+def now_us() -> int:
+    """Wall time in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def to_us(time_: datetime | None) -> int | None:
+    """An aware time in microseconds since the epoch."""
+    return None if time_ is None else round(time_.timestamp() * 1_000_000)
+
+
+class Service:
+    """Everything that `hepduck run` runs. `start`, then `loop` until `stop` is called from anywhere."""
+
+    def __init__(self, settings: Settings, *, record_to: RecordingWriter | None = None) -> None:
+        self.settings = settings
+        self.paths = StorePaths.of(settings.store.path)
+        detectors, actions = detectors_of(settings), actions_of(settings)
+        self.engine = Engine(detectors, settings.engine)
+        self.decoder = Decoder(settings.node, self.engine.interest, settings.tap.agent_check().admit)
+        self.queue = BatchQueue(settings.engine.queue_datagrams)
+        self._record_to = record_to
+        deliver = self.queue.put_batch if record_to is None else self._deliver_and_record
+        self.tap = Tap(settings.tap, deliver)  # binds first: a port in use must not cost a store
+        try:
+            self.writer = Writer(self.paths.root, settings.node, settings.store.writer)
+            self.ledger = Ledger(self.paths.root / "ledger.sqlite")
+        except BaseException:
+            self.tap.stop()
+            raise
+        self.rules = RuleRunner(
+            settings.rules, actions, self.ledger, self._record_attempt, stop_file=self.paths.root / "STOP"
+        )
+        self._stop = threading.Event()
+        self._started_us = now_us()
+        self._findings: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()  # rows that the writer's queue had no room for
+        self._refused_rows = 0
+        self._handed_over = 0  # messages that the writer took
+        self._handed_over_s = self._status_s = self._agents_s = time.monotonic()
+        self._minute: dict[str, int] = {}
+        self._last_arrival_us = 0
+        self._latency_us = 0  # from arrival to the end of detection, of the last batch
+
+    def start(self) -> None:
+        """Open the store and begin to receive."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()  # what stands now stays; collections look at calls and devices only
+        gc.set_threshold(50_000, 20, 50)
+        self.rules.start()
+        self.tap.start()
+        for warning in self.tap.warnings():
+            log.warning(warning)
+        log.info("listening", on=[str(address) for address in self.tap.addresses], store=str(self.paths.root))
+        self._write_status("running")
+
+    def loop(self) -> None:
+        """Decode and detect until `stop`; then drain what was received and close everything."""
+        while not self._stop.is_set():
+            self.step()
+        self._close()
+
+    def stop(self) -> None:
+        """Ask the loop to end; safe in signal handlers and from other threads."""
+        self._stop.set()
+
+    def step(self) -> None:
+        """One turn: the next batch, or what became due while none came."""
+        batch = self.queue.get(self._sleep_s())
+        if batch:
+            # A backlog is older than the wall clock: timers must not run ahead of what still waits.
+            findings = self.engine.tick(batch[0].arrival_us)
+            events = self.decoder.decode(batch)
+            self._last_arrival_us = batch[-1].arrival_us
+            findings += self.engine.handle(events, self._last_arrival_us)
+            self._latency_us = now_us() - self._last_arrival_us
+        else:
+            findings = self.engine.tick(now_us())
+        for finding in findings:
+            self._raise(finding)
+        self._housekeeping()
+
+    # -- findings --------------------------------------------------------------------------------------
+
+    def _raise(self, finding: Finding) -> None:
+        self.rules.submit(finding)
+        self._findings[finding.kind] += 1
+        self._append("finding", [finding_row(finding, self.settings.node)])
+
+    def _record_attempt(self, row: dict[str, Any]) -> None:
+        times = {name: at(row[name]) for name in ("started_at", "ended_at")}
+        self._append("action_attempt", [{**row, **times, "node": self.settings.node}])
+
+    def _append(self, table: str, rows: list[dict[str, Any]]) -> None:
+        future = self.writer.append(table, rows)
+        future.add_done_callback(lambda done: self._appended(table, len(rows), done.exception()))
+
+    def _appended(self, table: str, rows: int, error: BaseException | None) -> None:
+        if error is not None:
+            self._refused[table] += rows
+            log.error("rows not stored", table=table, rows=rows, error=str(error))
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def _sleep_s(self) -> float:
+        due_us = self.engine.clocks.next_due_us()
+        if due_us is None:
+            return IDLE_S
+        return min(max((due_us - now_us()) / 1e6, 0.0), IDLE_S)
+
+    def _housekeeping(self) -> None:
+        now_s = time.monotonic()
+        if self.decoder.pending >= HAND_OVER_ROWS or now_s - self._handed_over_s >= HAND_OVER_S:
+            self._handed_over_s = now_s
+            self._hand_over()
+        if now_s - self._agents_s >= AGENTS_S:
+            self._agents_s = now_s
+            self._hand_over_agents()
+        if now_s - self._status_s >= STATUS_S:
+            self._status_s = now_s
+            self._hand_over_states()
+            self._write_status("running")
+
+    def _hand_over(self) -> None:
+        for table, rows in self.decoder.take().items():
+            if self.writer.put(table, rows):
+                self._handed_over += rows.num_rows
+            else:
+                self._refused_rows += rows.num_rows
+                self._refused[table] += rows.num_rows
+
+    def _hand_over_states(self) -> None:
+        state, node, now = self.engine.state, self.settings.node, now_us()
+        if state.changed_calls:
+            calls = [call_row(call, node, now) for call in state.changed_calls.values()]
+            state.changed_calls.clear()
+            self._append("call", calls)
+        if state.registered:
+            self._append("registration", [registration_row(r, event, node) for r, event in state.registered])
+            state.registered.clear()
+
+    def _hand_over_agents(self) -> None:
+        agents = [agent.row(self.settings.node, now_us()) for agent in self.decoder.agents()]
+        if agents:
+            self._append("agent", agents)
+        self._count_minute()
+
+    def _count_minute(self) -> None:
+        status = self.status("running")
+        now = {"received": status.received, "stored": status.stored, "rejected": status.rejected}
+        now |= {f"shed:{reason}": count for reason, count in status.dropped_by_reason.items()}
+        gained = {name: count - self._minute.get(name, 0) for name, count in now.items()}
+        self._minute = now
+        if any(gained.values()):
+            minute_us = now_us() // 60_000_000 * 60_000_000
+            shed = {n.removeprefix("shed:"): c for n, c in gained.items() if n.startswith("shed:") and c}
+            row = {"minute": at(minute_us), "node": self.settings.node, "shed": shed}
+            row |= {name: gained[name] for name in ("received", "stored", "rejected")}
+            self._append("ingest_minute", [row])
+
+    # -- status ----------------------------------------------------------------------------------------
+
+    def status(self, state: str) -> Status:
+        """The counters of this moment; messages by fate add up exactly (see `Status`)."""
+        listeners = self.tap.counters()
+        rejected = Counter(self.decoder.counts.rejected)
+        kernel_dropped = 0
+        for name, counters in listeners.items():
+            kernel_dropped += counters["kernel_dropped"]
+            if name.startswith("udp:"):  # on streams it is connections that are turned away
+                rejected.update(counters["rejected"])
+        queue = self.queue.counters()
+        writer = self.writer.status()
+        stored = sum(writer.stored.get(table, 0) for table in MESSAGE_TABLES)
+        lost = sum(writer.lost.get(table, 0) for table in MESSAGE_TABLES)
+        dropped = {
+            "kernel": kernel_dropped,
+            "queue_full": queue["queue_full"],
+            "store_queue_full": self._refused_rows,
+            "store_gave_up": lost,
+        }
+        return Status(
+            state=state,
+            pid=os.getpid(),
+            node=self.settings.node,
+            started_us=self._started_us,
+            updated_us=now_us(),
+            listeners=dict(listeners),
+            received=queue["accepted"]
+            + queue["queue_full"]
+            + kernel_dropped
+            + self.decoder.counts.unpacked
+            + rejected.total()
+            - self.decoder.counts.rejected.total(),
+            stored=stored,
+            rejected=rejected.total(),
+            rejected_by_reason=dict(rejected),
+            dropped_by_reason=dropped,
+            queued=queue["depth"] + self.decoder.pending + self._handed_over - stored - lost,
+            weird=dict(self.decoder.counts.weird),
+            findings=dict(self._findings),
+            actions=[
+                {"action": action, "outcome": outcome, "dry_run": dry_run, "count": count}
+                for (action, outcome, dry_run), count in self.rules.counts().outcomes.items()
+            ],
+            rows_refused=dict(self._refused),
+            detectors_off=self.engine.switched_off,
+            own_messages=self.engine.own_messages,
+            evicted=dict(self.engine.state.evicted),
+            calls=len(self.engine.state.calls),
+            devices=len(self.engine.state.devices),
+            last_arrival_us=self._last_arrival_us or None,
+            last_commit_us=to_us(writer.last_commit_at),
+            flush_ms=writer.flush_ms,
+            store_errors=writer.errors,
+            store_error=writer.last_error,
+            latency_us=self._latency_us,
+        )
+
+    def _write_status(self, state: str) -> None:
+        write_status(self.paths.root, self.status(state))
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def _deliver_and_record(self, batch: list[Any]) -> None:
+        assert self._record_to is not None
+        self._record_to.write(batch)
+        self.queue.put_batch(batch)
+
+    def _close(self) -> None:
+        log.info("stopping", queued=self.queue.depth)
+        self.tap.stop()
+        while self.queue.depth:
+            self.step()
+        for finding in self.engine.finish():  # what is still held is owed as well
+            self._raise(finding)
+        self.rules.stop()
+        self._hand_over()
+        self._hand_over_states()
+        self._hand_over_agents()
+        self.writer.stop()
+        self.ledger.close()
+        self._write_status("stopped")
+        log.info("stopped")

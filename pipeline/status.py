@@ -1,0 +1,137 @@
+"""What the running tap says of itself, once a second, in `status.json` in the store's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StoreError
+
+STATUS_FILE = "status.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Counters since the start, in messages. A datagram that holds several messages counts as many.
+
+    Nothing is lost without a number: `received == stored + rejected + dropped + queued`, always.
+    `stored` counts what is committed and on disk; `weird` is a part of it.
+    """
+
+    state: str  # running | stopped
+    pid: int
+    node: str
+    started_us: int
+    updated_us: int
+    listeners: dict[str, Any]
+    received: int
+    stored: int
+    rejected: int
+    rejected_by_reason: dict[str, int]
+    dropped_by_reason: dict[str, int]
+    queued: int
+    weird: dict[str, int]
+    findings: dict[str, int]
+    actions: list[dict[str, Any]]
+    rows_refused: dict[str, int]
+    detectors_off: list[str]
+    own_messages: int
+    evicted: dict[str, int]
+    calls: int
+    devices: int
+    last_arrival_us: int | None
+    last_commit_us: int | None
+    flush_ms: float | None
+    store_errors: int
+    store_error: str | None
+    latency_us: int
+
+    @property
+    def dropped(self) -> int:
+        """Messages lost, for all reasons."""
+        return sum(self.dropped_by_reason.values())
+
+    @property
+    def unexplained(self) -> int:
+        """What the numbers fail to explain: always 0, or there is a bug."""
+        return self.received - self.stored - self.rejected - self.dropped - self.queued
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types, with the derived numbers."""
+        return {**dataclasses.asdict(self), "dropped": self.dropped, "unexplained": self.unexplained}
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Replace the status file in one step, so that a reader never sees half of it."""
+    fresh = folder / f"{STATUS_FILE}.new"
+    fresh.write_text(json.dumps(status.as_json()), encoding="utf-8")
+    fresh.replace(folder / STATUS_FILE)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The last status written, with `alive`: whether the process that wrote it still runs.
+
+    Raises StoreError when there is none.
+    """
+    path = folder / STATUS_FILE
+    try:
+        status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"no tap has run with the store {folder}: `hepduck run --store {folder}`") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    status["alive"] = status["state"] == "running" and _runs(status["pid"])
+    return status
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def as_text(status: dict[str, Any]) -> str:
+    """The status for people; the sum is shown, not claimed."""
+    state = status["state"] if status["alive"] or status["state"] == "stopped" else "DEAD (killed?)"
+    parts = [f"{status[name]} {name}" for name in ("stored", "rejected", "dropped", "queued")]
+    fits = "adds up" if status["unexplained"] == 0 else f"{status['unexplained']} UNEXPLAINED"
+    lines = [
+        f"hepduck {state}, pid {status['pid']}, node {status['node']}, updated {_time(status['updated_us'])}",
+        f"messages   {status['received']} received = {' + '.join(parts)}   ({fits})",
+    ]
+    for name, counts in (
+        ("dropped", "dropped_by_reason"),
+        ("rejected", "rejected_by_reason"),
+        ("weird", "weird"),
+    ):
+        told = ", ".join(f"{count} {reason}" for reason, count in status[counts].items() if count)
+        if told:
+            lines.append(f"{name:<10} {told}")
+    for address, counters in status["listeners"].items():
+        open_ = f", {counters['connections']} connections" if not address.startswith("udp") else ""
+        lines.append(f"listening  {address}: {counters['received']} datagrams{open_}")
+    found = ", ".join(f"{count} {kind}" for kind, count in status["findings"].items()) or "none"
+    lines.append(f"findings   {found}")
+    for row in status["actions"]:
+        how = " (dry run)" if row["dry_run"] else ""
+        lines.append(f"action     {row['action']}{how}: {row['count']} {row['outcome']}")
+    if status["detectors_off"]:
+        lines.append(f"detectors  SWITCHED OFF after failures: {', '.join(status['detectors_off'])}")
+    committed = _time(status["last_commit_us"]) if status["last_commit_us"] else "never"
+    trouble = f", {status['store_errors']} errors: {status['store_error']}" if status["store_error"] else ""
+    lines.append(f"store      last commit {committed}{trouble}")
+    lines.append(f"following  {status['calls']} calls, {status['devices']} devices")
+    return "\n".join(lines)
+
+
+def _time(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
