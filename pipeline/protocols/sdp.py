@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 _DIRECTIONS = frozenset({"sendrecv", "sendonly", "recvonly", "inactive"})
@@ -42,7 +43,8 @@ class Sdp:
 
 def parse(body: bytes) -> Sdp:
     """Read an SDP body; what is missing or malformed stays None. Never raises."""
-    session, audio = _sections(body.decode("utf-8", "replace").replace("\0", "\ufffd").splitlines())
+    text = body.decode("utf-8", "replace").replace("\0", "\ufffd").replace("\r", "\n")
+    session, audio = _sections(text.split("\n"))
     sdp = Sdp(ip=_connection(session))
     if not audio:
         return sdp
@@ -59,10 +61,11 @@ def parse(body: bytes) -> Sdp:
 def _sections(lines: list[str]) -> tuple[list[str], list[str]]:
     """The session's lines, and those of the first audio stream, its m= line first."""
     starts = [i for i, line in enumerate(lines) if line.startswith("m=")]
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    session = lines[: starts[0]] if starts else lines
+    for start, end in itertools.pairwise([*starts, len(lines)]):
         if lines[start].startswith("m=audio"):
-            return lines[: starts[0]], lines[start:end]
-    return lines[: starts[0]] if starts else lines, []
+            return session, lines[start:end]
+    return session, []
 
 
 def _connection(lines: list[str]) -> str | None:

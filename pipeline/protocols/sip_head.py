@@ -64,7 +64,6 @@ _REQUIRED = ("via", "from", "to", "call-id", "cseq")  # RFC 3261 8.1.1
 _LISTS = frozenset({"via", "contact", "path", "reason"})  # may stand several times
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_FOLD = re.compile(r"\n[ \t]+")
 _VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")  # RFC 3261 25.1
 # name-addr or addr-spec, then parameters (RFC 3261 25.1, 20.10).
@@ -166,7 +165,7 @@ def headers(lines: list[str], defects: list[str]) -> tuple[dict[str, str], dict[
         key = _KEYS.get(name)
         if key is None:
             if line.startswith((" ", "\t")):
-                return headers(_FOLD.sub(" ", "\n".join(lines)).split("\n"), defects)
+                return headers(_unfold(lines), defects)
             if not colon:
                 defects.append("bad_header")
             key = _KEYS.get(name.strip().lower(), _SKIP)
@@ -181,6 +180,17 @@ def headers(lines: list[str], defects: list[str]) -> tuple[dict[str, str], dict[
     for key, values in repeated.items():
         found[key] = ", ".join(values)
     return found, repeated
+
+
+def _unfold(lines: list[str]) -> list[str]:
+    """Continuation lines joined to theirs with one blank (RFC 3261 7.3.1)."""
+    whole: list[list[str]] = []
+    for line in lines:
+        if whole and line.startswith((" ", "\t")):
+            whole[-1].append(line.strip(" \t"))
+        else:
+            whole.append([line.rstrip(" \t")])
+    return [" ".join(filter(None, parts)) for parts in whole]
 
 
 _Parsed = TypeVar("_Parsed")
