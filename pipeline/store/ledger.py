@@ -119,8 +119,9 @@ class Ledger:
         attempt_id = uuid.uuid4().hex
         row = (attempt_id, action, call_id, device, aor, finding_id, dry_run, at_us, expires_at_us)
         done = self._execute(
-            "INSERT INTO attempt (attempt_id, action, call_id, device, aor, finding_id, dry_run, claimed_at_us,"
-            " expires_at_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING attempt_id",
+            "INSERT INTO attempt"
+            " (attempt_id, action, call_id, device, aor, finding_id, dry_run, claimed_at_us, expires_at_us)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING attempt_id",
             row,
         )
         return attempt_id if done else None
@@ -153,7 +154,7 @@ class Ledger:
         return self._attempts("claimed_at_us >= ? ORDER BY claimed_at_us DESC", (since_us,))
 
     def unfinished(self) -> list[Attempt]:
-        """Attempts that were claimed and never finished, oldest first: after a restart, their fate is unknown.
+        """Attempts that were claimed and never finished, oldest first: their fate is unknown after a restart.
 
         They must not be tried again: the phone may have rung.
         """

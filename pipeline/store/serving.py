@@ -1,8 +1,9 @@
 """Serving the catalog to readers in other processes, through DuckDB's `quack` extension.
 
 Loopback only, a random token per start in a file that only the owner can read, and on the server's side a
-guard that lets pass what a reader needs and nothing else: one SELECT, from named tables, no table function
-that could touch files or change anything. The guard asks DuckDB's own parser, not a pattern.
+guard that lets pass what a reader needs and nothing else: SELECTs from named tables, and the few table
+functions that DuckLake's reader calls; none that could touch files or change anything. The guard judges
+the tree that DuckDB's own parser makes of a statement.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.store.duck import quoted
 from pipeline.store.paths import StorePaths
 
-# The table functions that DuckLake's reader asks for.
+# The table functions that DuckLake's reader calls.
 _HARMLESS_FUNCTIONS = frozenset({"duckdb_tables", "duckdb_views", "duckdb_secrets", "duckdb_functions"})
 _ATTEMPTS = 5
 
@@ -47,18 +48,16 @@ def stop_serving(connection: duckdb.DuckDBPyConnection, paths: StorePaths, endpo
 
 
 def _install_guard(connection: duckdb.DuckDBPyConnection) -> None:
-    found = connection.execute(
-        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
-        "WHERE function_type IN ('table', 'table_macro', 'pragma') ORDER BY ALL"
-    ).fetchall()
-    barred = ", ".join(quoted(name) for (name,) in found if name not in _HARMLESS_FUNCTIONS)
+    allowed = ", ".join(quoted(name) for name in sorted(_HARMLESS_FUNCTIONS))
     connection.execute("ATTACH IF NOT EXISTS ':memory:' AS guard")
-    connection.execute(rf"""
+    table_function = """'"type":"TABLE_FUNCTION".*?"function_name":"([^"]*)"'"""
+    table_name = """'"table_name":"([^"]*)"'"""
+    connection.execute(f"""
         CREATE OR REPLACE MACRO guard.main.only_reads(tree) AS
             tree->>'error' = 'false'
-            AND NOT list_has_any([{barred}],
-                regexp_extract_all(lower(tree::VARCHAR), '"function_name":"([^"]*)"', 1))
-            AND len(regexp_extract_all(tree::VARCHAR, '"table_name":"([^"]*)"', 1)
+            AND len(regexp_extract_all(tree::VARCHAR, {table_function}, 1)
+                .list_filter(f -> f NOT IN ({allowed}))) = 0
+            AND len(regexp_extract_all(tree::VARCHAR, {table_name}, 1)
                 .list_filter(t -> NOT regexp_full_match(t, '[A-Za-z_][A-Za-z0-9_]*'))) = 0""")
     connection.execute("""
         CREATE OR REPLACE MACRO guard.main.may_run(connection_id, query) AS
