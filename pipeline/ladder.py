@@ -5,12 +5,13 @@ here; the app and the notebooks draw the same model their way.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-_LANE_CHARS = 26  # between two lifelines
+_GAP_CHARS_MIN, _GAP_CHARS_MAX = 24, 34
 _TIME_CHARS = 10
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -85,18 +86,68 @@ def to_text(ladder: Ladder) -> str:
     """The ladder for a terminal or a ticket: times in seconds from the first message."""
     if not ladder.steps:
         return "no messages\n"
-    lanes = len(ladder.participants)
-    lines = [_heading(ladder.participants), _lifelines(lanes)]
+    lanes = _Lanes(len(ladder.participants), _gap_chars(ladder))
+    lines = [" " * _TIME_CHARS + lanes.heading(ladder.participants), " " * _TIME_CHARS + lanes.lifelines()]
     start = ladder.steps[0].ts
     for step in ladder.steps:
         time = f"{(step.ts - start).total_seconds():9.3f} "
         if isinstance(step, Arrow):
-            lines.append(time + _arrow(step, lanes))
+            lines.append(time + lanes.arrow(step))
         else:
-            lines += [time + text for text in _note(step, lanes)]
-            time = " " * _TIME_CHARS
-    lines.append(_lifelines(lanes))
+            first, *rest = lanes.note(step)
+            lines += [time + first, *(" " * _TIME_CHARS + line for line in rest)]
+    lines.append(" " * _TIME_CHARS + lanes.lifelines())
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _gap_chars(ladder: Ladder) -> int:
+    """Between two lifelines: wide enough for most labels, narrow enough for a ticket."""
+    labels = [_text(step) for step in ladder.steps if isinstance(step, Arrow)]
+    longest = max([len(label) for label in labels] + [len(name) for name in ladder.participants], default=0)
+    return min(max(longest + 6, _GAP_CHARS_MIN), _GAP_CHARS_MAX)
+
+
+def _text(arrow: Arrow) -> str:
+    return f"{arrow.label} x{arrow.copies}" if arrow.copies > 1 else arrow.label
+
+
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """The lifelines as columns of text."""
+
+    count: int
+    gap_chars: int
+
+    def lifelines(self) -> str:
+        return (" " * self.gap_chars).join("|" * self.count)
+
+    def heading(self, participants: list[str]) -> str:
+        line = ""
+        for index, name in enumerate(participants):
+            at = index * (self.gap_chars + 1) - (len(name) // 2 if index else 0)
+            line = line.ljust(max(at, len(line) + 1 if index else 0)) + name
+        return line
+
+    def arrow(self, arrow: Arrow) -> str:
+        low, high = sorted((arrow.src, arrow.dst))
+        gap = " " * self.gap_chars
+        line = "~" if arrow.kind == "own" else "-"
+        if low == high:
+            return gap.join("|" * (low + 1)) + f"<{line} {_text(arrow)}"
+        span = (high - low) * (self.gap_chars + 1) - 1
+        text = f" {_text(arrow)} "
+        if len(text) > span - 4:
+            text = text[: span - 6] + "… "
+        shaft = text.center(span - 1, line)
+        drawn = f"{shaft}>" if arrow.src < arrow.dst else f"<{shaft}"
+        before = "".join("|" + gap for _ in range(low))
+        after = "".join(gap + "|" for _ in range(self.count - 1 - high))
+        return f"{before}|{drawn}|{after}"
+
+    def note(self, note: Note) -> list[str]:
+        width = max((self.count - 1) * (self.gap_chars + 1), 60)
+        sign = "!! " if note.kind == "finding" else "=> "
+        return textwrap.wrap(note.label, width, initial_indent=sign, subsequent_indent="   ") or [sign]
 
 
 def _place(ip: str, port: int) -> str:
@@ -123,47 +174,3 @@ def _attempt_label(row: Mapping[str, Any]) -> str:
     how = " (dry run)" if row["dry_run"] else ""
     detail = f": {row['detail'].splitlines()[0]}" if row.get("detail") else ""
     return printable(f"{row['action']}{how}: {row['outcome']}{detail}")
-
-
-def _heading(participants: list[str]) -> str:
-    line = " " * _TIME_CHARS
-    for index, name in enumerate(participants):
-        at = _TIME_CHARS + index * (_LANE_CHARS + 1) - (len(name) // 2 if index else 0)
-        line = line.ljust(max(at, len(line.rstrip()) + 1 if index else at)) + name
-    return line
-
-
-def _lifelines(lanes: int) -> str:
-    return " " * _TIME_CHARS + (" " * _LANE_CHARS).join("|" * lanes)
-
-
-def _arrow(arrow: Arrow, lanes: int) -> str:
-    low, high = sorted((arrow.src, arrow.dst))
-    times = f" x{arrow.copies}" if arrow.copies > 1 else ""
-    line = "~" if arrow.kind == "own" else "-"
-    gap = " " * _LANE_CHARS
-    if low == high:
-        return gap.join("|" * (low + 1)) + f"<{line} {arrow.label}{times}"
-    span = (high - low) * (_LANE_CHARS + 1) - 1
-    text = f" {arrow.label}{times} "
-    if len(text) > span - 4:
-        text = text[: span - 5] + "… "
-    shaft = text.center(span - 1, line)
-    drawn = f"{shaft}>" if arrow.src < arrow.dst else f"<{shaft}"
-    before = "".join("|" + gap for _ in range(low))
-    after = "".join(gap + "|" for _ in range(lanes - 1 - high))
-    return f"{before}|{drawn}|{after}"
-
-
-def _note(note: Note, lanes: int) -> list[str]:
-    width = max((lanes - 1) * (_LANE_CHARS + 1) - 3, 40)
-    sign = "!!" if note.kind == "finding" else "=>"
-    words = note.label.split(" ")
-    lines, line = [], sign
-    for word in words:
-        if len(line) + 1 + len(word) > width and line != sign:
-            lines.append(line)
-            line = "  "
-        line += f" {word}"
-    lines.append(line)
-    return [lines[0], *(" " * 0 + text for text in lines[1:])]

@@ -94,15 +94,9 @@ def send(
 
     Examples: `hepduck send monday.hep --to udp:127.0.0.1:9060`; `hepduck send a.hep --to tcp:[::1]:9060 --speed max`
     """
-    from pipeline.ingest.send import send_recording  # noqa: PLC0415
+    from pipeline.ingest.send import TlsClient, send_recording  # noqa: PLC0415
 
     factor = _speed(speed)
-    sent = send_recording(
-        files,
-        to,
-        speed="max" if factor is None else factor,
-        ca_file=ca,
-        verify=not insecure,
-        certificate=cert,
-    )
-    typer.echo(f"sent {sent.datagrams} datagrams, {sent.sent_bytes} bytes to {to}", err=True)
+    tls = TlsClient(verify=not insecure, ca=ca, certificate=cert)
+    sent = send_recording(files, to, speed="max" if factor is None else factor, tls=tls)
+    typer.echo(f"sent {sent.packets} packets, {sent.bytes} bytes in {sent.seconds:.1f} s to {to}", err=True)

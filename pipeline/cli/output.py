@@ -1,0 +1,98 @@
+"""Rows on stdout: a table for people, JSON lines or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import typer
+
+from pipeline.ladder import printable
+
+Row = Mapping[str, Any]
+
+
+def print_rows(
+    rows: Sequence[Row],
+    columns: Sequence[str] | None,
+    *,
+    as_json: bool = False,
+    as_csv: bool = False,
+    plain: bool = False,
+    header: bool = True,
+) -> None:
+    """Print `rows`; `columns` (all when None) says which and in which order. `plain`: one line a row, no box."""
+    names = list(columns) if columns is not None else list(rows[0] if rows else ())
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps({name: _plain(row[name]) for name in (columns or row)}, ensure_ascii=False))
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_csv_cell(row[name]) for name in names] for row in rows)
+    elif plain:
+        for row in rows:
+            typer.echo("  ".join(_cell(row[name]) for name in names))
+    else:
+        _print_table(rows, names, header)
+
+
+def _print_table(rows: Sequence[Row], names: list[str], header: bool) -> None:
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(names)]
+    lines = [names, *cells] if header else cells
+    for line in lines:
+        typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    if not rows:
+        typer.echo("(no rows)", err=True)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or str(value) in {"NaT", "<NA>"}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON types: times in ISO 8601, bytes as text where they are, else hex."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist") and not isinstance(value, (str, bytes, datetime)):  # a NumPy value
+        return _plain(value.tolist())
+    if _missing(value):
+        return None
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value.hex()
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _cell(value: Any) -> str:
+    plain = _plain(value)
+    if plain is None:
+        return "-"
+    if isinstance(plain, float):
+        return f"{plain:g}" if plain == int(plain) else f"{plain:.3f}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return printable(json.dumps(plain) if isinstance(plain, (dict, list)) else plain)
+
+
+def _csv_cell(value: Any) -> Any:
+    plain = _plain(value)
+    if plain is None:
+        return ""
+    text = json.dumps(plain) if isinstance(plain, (dict, list)) else plain
+    # A spreadsheet takes such a cell for a formula.
+    if isinstance(text, str) and text[:1] in {"=", "+", "-", "@", "\t", "\r"}:
+        return "'" + text
+    return text
