@@ -39,8 +39,9 @@ class Endpoint(NamedTuple):
         kind = socket.SOCK_DGRAM if self.via == "udp" else socket.SOCK_STREAM
         try:
             family, _, _, _, address = socket.getaddrinfo(self.host, self.port, type=kind)[0]
-        except OSError as error:
-            raise ConfigError(f"{self}: unknown host {self.host!r} ({error.strerror})") from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name that IDNA could encode
+            reason = getattr(error, "strerror", None) or "no valid name"
+            raise ConfigError(f"{self}: unknown host {self.host!r} ({reason})") from error
         return family, address  # type: ignore[return-value]  # IPv6 has two more members, which bind() wants
 
 

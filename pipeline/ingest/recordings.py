@@ -27,6 +27,7 @@ MAGIC: Final = b"HEPREC01"
 _RECORD: Final = Struct("!QHI")
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _MAX_RECORD_BYTES: Final = 1 << 20  # a HEP packet has at most 65535
+_BLOCK_BYTES: Final = 1 << 16
 _FLUSH_EVERY_S: Final = 1.0
 
 
@@ -45,10 +46,7 @@ class Recording(Iterator[Datagram]):
         self.path = path
         self.damage: str | None = None
         try:
-            with path.open("rb") as file:
-                self._compressed = file.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
-            with self._open() as stream:
-                magic = stream.read(len(MAGIC))
+            magic = next(self._blocks(), b"")[: len(MAGIC)]
         except (OSError, zstandard.ZstdError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CaptureError(f"{path} cannot be read: {reason}") from error
@@ -59,45 +57,41 @@ class Recording(Iterator[Datagram]):
     def __next__(self) -> Datagram:
         return next(self._records)
 
-    def _open(self) -> BinaryIO:
-        file = self.path.open("rb")
-        if not self._compressed:
-            return file
-        return zstandard.ZstdDecompressor().stream_reader(file, read_size=1 << 20, closefd=True)
+    def _blocks(self) -> Iterator[bytes]:
+        """The file, unpacked, in pieces; of a cut zstd file everything up to the last flush."""
+        with self.path.open("rb") as file:
+            block = file.read(_BLOCK_BYTES)
+            if block.startswith(_ZSTD_MAGIC):
+                unpacker = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
+                while block:
+                    if unpacked := unpacker.decompress(block):
+                        yield unpacked
+                    block = file.read(_BLOCK_BYTES)
+            while block:
+                yield block
+                block = file.read(_BLOCK_BYTES)
 
     def _read(self) -> Iterator[Datagram]:
-        with self._open() as stream:
-            at = len(MAGIC)
-            stream.read(at)
-            try:
-                while head := _read_exactly(stream, _RECORD.size):
-                    if len(head) < _RECORD.size:
-                        self.damage = self._cut(at)
-                        return
-                    arrival_ns, port, length = _RECORD.unpack(head)
+        rest, at, place = b"", 0, len(MAGIC)  # the rest, its place in the file, the next record's place in it
+        try:
+            for block in self._blocks():
+                rest += block
+                while len(rest) - place >= _RECORD.size:
+                    arrival_ns, port, length = _RECORD.unpack_from(rest, place)
                     if length > _MAX_RECORD_BYTES:
-                        self.damage = f"{self.path}: the record at byte {at} claims {length} bytes"
+                        self.damage = f"{self.path}: the record at byte {at + place} claims {length} bytes"
                         return
-                    data = _read_exactly(stream, length)
-                    if len(data) < length:
-                        self.damage = self._cut(at)
-                        return
-                    at += _RECORD.size + length
-                    yield Datagram(arrival_ns // 1000, "127.0.0.1", port, "file", True, data)
-            except (OSError, zstandard.ZstdError) as error:
-                self.damage = f"{self.path}: unreadable from byte {at} on: {error}"
-
-    def _cut(self, at: int) -> str:
-        unpacked = " (unpacked)" if self._compressed else ""
-        return f"{self.path}: the record at byte {at}{unpacked} is cut short; all before it were read"
-
-
-def _read_exactly(stream: BinaryIO, size: int) -> bytes:
-    """`size` bytes, or fewer at the end of the file: a zstd stream may give less than is asked for."""
-    data = stream.read(size)
-    while len(data) < size and (more := stream.read(size - len(data))):
-        data += more
-    return data
+                    data_at = place + _RECORD.size
+                    if len(rest) - data_at < length:
+                        break
+                    place = data_at + length
+                    yield Datagram(arrival_ns // 1000, "127.0.0.1", port, "file", True, rest[data_at:place])
+                rest, at, place = rest[place:], at + place, 0
+        except (OSError, zstandard.ZstdError) as error:
+            self.damage = f"{self.path}: unreadable from byte {at} on: {error}"
+            return
+        if rest:
+            self.damage = f"{self.path}: the record at byte {at} is cut short; all before it were read"
 
 
 class RecordingWriter:

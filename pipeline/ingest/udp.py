@@ -21,7 +21,7 @@ _SO_RCVBUFFORCE: Final = 33  # linux/include/uapi/asm-generic/socket.h
 _SO_MEMINFO: Final = 55
 _SK_MEMINFO_DROPS: Final = 8  # index into the u32 array of SO_MEMINFO, linux/sock_diag.h
 _WAKE_EVERY_S: Final = 0.2  # how soon a silent thread notices that it shall stop
-_MAX_DRAIN_CALLS: Final = 256
+_MAX_DRAIN_S: Final = 1.0  # a sender who goes on may not keep us from stopping
 _MAX_KNOWN_SENDERS: Final = 65536
 
 
@@ -84,10 +84,8 @@ class UdpListener:
         receive = self._receiver.receive
         while not self._stopping.is_set():
             self._pass_on(receive())
-        for _ in range(_MAX_DRAIN_CALLS):
-            rest = receive(wait=False)
-            if not rest:
-                break
+        deadline_s = time.monotonic() + _MAX_DRAIN_S
+        while (rest := receive(wait=False)) and time.monotonic() < deadline_s:
             self._pass_on(rest)
 
     def _pass_on(self, received: list[tuple[bytes, Sender]]) -> None:

@@ -55,18 +55,15 @@ def decode_legacy(data: bytes, now_us: int | None) -> HepPacket:
 
 
 def _time(data: bytes, at: int, now_us: int | None) -> tuple[int | None, int, tuple[str, ...]]:
-    """Time, capture id and defects. Little-endian unless only the other order makes a credible time."""
-    little = _TIME_LITTLE.unpack_from(data, at)
-    if _credible(little[0], now_us):
-        chosen = little
-    else:
-        chosen = _TIME_BIG.unpack_from(data, at)
-        if not _credible(chosen[0], now_us):
-            return None, little[2], ("hep_time",)
-    seconds, microseconds, agent_id = chosen
-    if microseconds > 999_999:
+    """Time, capture id and defects. Little-endian, unless only big-endian makes sense of the numbers."""
+    for order in (_TIME_LITTLE, _TIME_BIG):
+        seconds, microseconds, agent_id = order.unpack_from(data, at)
+        if _credible(seconds, now_us) and microseconds <= 999_999:
+            return seconds * 1_000_000 + microseconds, agent_id, ()
+    seconds, _, agent_id = _TIME_LITTLE.unpack_from(data, at)
+    if _credible(seconds, now_us):
         return seconds * 1_000_000, agent_id, ("hep_usec",)
-    return seconds * 1_000_000 + microseconds, agent_id, ()
+    return None, agent_id, ("hep_time",)
 
 
 def _credible(seconds: int, now_us: int | None) -> bool:
