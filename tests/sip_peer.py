@@ -100,9 +100,11 @@ class Peer:
 
     async def __aexit__(self, *_: object) -> None:
         if self.tcp:
-            self.drop_connections()
             self._server.close()
+            self.drop_connections()
             await self._server.wait_closed()
+            if self._serving:
+                await asyncio.wait(self._serving)
         else:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
@@ -131,6 +133,8 @@ class Peer:
             await asyncio.wait_for(self._changed.wait(), 10)
         return self.of(method)[count - 1]
 
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
+
     def drop_connections(self) -> None:
         for writer in self._writers:
             writer.close()
@@ -152,6 +156,7 @@ class Peer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._serving.add(asyncio.current_task())
         self._writers.append(writer)
         self.last_sender = writer.get_extra_info("peername")[:2]
         try:
@@ -185,6 +190,7 @@ class Phone:
                 peer.reply(request, self.final, extra="Contact: <sip:bob@127.0.0.1:9>")
         elif request.method == "CANCEL":
             peer.reply(request, 200, "canceling")
-            peer.reply(self.invite[branch], 487, "Request Terminated")
+            if self.final is None:
+                peer.reply(self.invite[branch], 487, "Request Terminated")
         elif request.method == "BYE":
             peer.reply(request, 200, "OK")

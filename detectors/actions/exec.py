@@ -84,13 +84,16 @@ async def run_program(
         )
     except OSError as error:
         raise ActionError(f"{argv[0]} cannot be started: {error}") from error
+    feeding = asyncio.create_task(_feed(process, stdin))
+    ended = False
     try:
-        feeding = asyncio.create_task(_feed(process, stdin))
         tail = await _tail(process, keep_bytes)
         await feeding
         status = await process.wait()
+        ended = True
     finally:
-        if process.returncode is None:
+        if not ended:
+            feeding.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

@@ -1,7 +1,7 @@
 """POST the finding as JSON to a URL.
 
 The body is signed when a `signing_key` is set: `X-Hepduck-Signature: sha256=HEX`, the HMAC-SHA256 over
-`X-Hepduck-Timestamp`, a full stop, and the body. `Idempotency-Key` is the attempt's id, the same in every retry.
+`X-Hepduck-Timestamp`, a full stop, and the body. `Idempotency-Key` is the attempt's id, also in retries.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Webhook(Action):
         headers = self._headers(body, attempt)
         async with client.stream("POST", self.settings.url, content=body, headers=headers) as response:
             answer = b""
-            async for part in response.aiter_bytes(_ANSWER_BYTES):
+            async for part in response.aiter_raw(_ANSWER_BYTES):
                 answer += part
                 if len(answer) >= _ANSWER_BYTES:
                     break

@@ -26,6 +26,7 @@ names it. The rules (`pipeline.engine.rules`) bring the time limit, the brakes a
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -144,11 +145,22 @@ def build_actions(
         try:
             settings = action_class.Settings.model_validate(dict(table or {}))
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"[actions.{name}] {key}: {first['msg']}") from None
-        actions[name] = action_class(settings)
+            raise ConfigError(f"[actions.{name}] {_explain(error, action_class)}") from None
+        try:
+            actions[name] = action_class(settings)
+        except ConfigError as error:
+            raise ConfigError(f"[actions.{name}] {error}") from None
     return actions
+
+
+def _explain(error: ValidationError, action_class: type[Action]) -> str:
+    """The first error in one line, without the value: it may be a secret."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, action_class.Settings.model_fields, n=1)
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{key}: {first['msg'].removeprefix('Value error, ')}" if key else first["msg"]
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:

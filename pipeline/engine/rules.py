@@ -65,6 +65,17 @@ class RulesSettings(BrakeSettings):
     drain: Duration = Field(timedelta(seconds=10), description="how long a stop waits for what is under way")
 
 
+def check_rules(settings: RulesSettings, actions: Mapping[str, Action]) -> None:
+    """Raises ConfigError when a rule names an action that is not there."""
+    for rule in settings.rule:
+        for name in rule.actions:
+            if name not in actions:
+                known = ", ".join(sorted(actions)) or "none"
+                raise ConfigError(
+                    f"[rules] {rule.title}: no action {name}, or it lacks settings; known: {known}"
+                )
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What the runner did so far."""
@@ -93,13 +104,7 @@ class RuleRunner:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """Raises ConfigError when a rule names an action that is not there."""
-        for rule in settings.rule:
-            for name in rule.actions:
-                if name not in actions:
-                    known = ", ".join(sorted(actions)) or "none"
-                    raise ConfigError(
-                        f"[rules] {rule.title}: no action {name} (or it lacks settings); known: {known}"
-                    )
+        check_rules(settings, actions)
         self._settings = settings
         self._actions = actions
         self._ledger = ledger
@@ -123,7 +128,7 @@ class RuleRunner:
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     def start(self) -> None:
-        """Start the thread and the live actions; one that cannot start is logged, and may act all the same."""
+        """Start the thread and the live actions; one that cannot start is logged and may act all the same."""
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="rules", daemon=True)
         self._thread.start()

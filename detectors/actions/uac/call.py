@@ -51,6 +51,21 @@ _FROM_PROXY = frozenset(
 )
 
 
+def judge(status: int, *, ringing: bool, cancelled: bool) -> tuple[str, str]:
+    """(outcome, detail) for a final 3xx-6xx, after ringing (101-199) or without, after our CANCEL or not."""
+    if status == 487 and cancelled:
+        return ("cancelled", "the phone rang and was told") if ringing else ("not_delivered", "no phone rang")
+    if ringing:
+        return "rejected", f"the phone rang, then {status}"
+    if status == 408:
+        return "not_delivered", "the proxy waited in vain for the phone: 408"
+    return (
+        ("refused", f"by the proxy: {status}")
+        if status in _FROM_PROXY
+        else ("rejected", f"by the phone: {status}")
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long the call waits, in seconds."""
@@ -163,19 +178,9 @@ class CompensatingCall:
             self._conclude("transport_error", why)
 
     def _refused(self, status: int) -> None:
-        if status == 487 and self.report.cancel_sent_us is not None:
-            if self._ringing:
-                self._conclude("cancelled", "the phone rang and was told")
-            else:
-                self._conclude("not_delivered", f"no phone rang within {self._patience.ring_wait:g} s")
-        elif self._ringing:
-            self._conclude("rejected", f"the phone rang, then {status}")
-        elif status == 408:
-            self._conclude("not_delivered", "the proxy waited in vain for the phone: 408")
-        elif status in _FROM_PROXY:
-            self._conclude("refused", f"by the proxy: {status}")
-        else:
-            self._conclude("rejected", f"by the phone: {status}")
+        self._conclude(
+            *judge(status, ringing=self._ringing, cancelled=self.report.cancel_sent_us is not None)
+        )
 
     def _answered(self, reply: Response) -> None:
         """Acknowledge every 2xx, repeated ones too (RFC 3261 section 13.2.2.4); BYE once for each To tag."""

@@ -144,6 +144,13 @@ def configured(value: str) -> str:
     return value
 
 
+def configured_secret(value: str) -> str:
+    """As `configured`, and not empty."""
+    if not value:
+        raise ValueError("is empty")
+    return configured(value)
+
+
 def header_name(value: str) -> str:
     """A header's name from the configuration: an RFC 3261 token. Raises ValueError."""
     if len(value) > 64 or not _TOKEN.fullmatch(value):

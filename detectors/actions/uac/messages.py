@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sipmessage import URI, CSeq, Message, Parameters, Request, Response, Via
 
-from detectors.actions.uac.headers import Target
 from pipeline.engine.actions import OWN_TAG_PREFIX
 
 BRANCH_COOKIE = "z9hG4bK"  # RFC 3261 section 8.1.1.7
@@ -77,9 +76,11 @@ class Script:
     call_id: str
     aor: str  # "sip:bob@sip.test": Request-URI and To
     caller: str  # name-addr of the original caller
-    target: Target
+    target: tuple[str, str]  # header and value: the phone's address, for the proxy
+    secret: tuple[str, str] | None = field(
+        default=None, repr=False
+    )  # header and value: what the proxy admits the INVITE by
     reason: str | None = None  # value of the CANCEL's Reason header (RFC 3326)
-    extra: tuple[tuple[str, str], ...] = ()  # further headers of the INVITE
     user_agent: str = USER_AGENT
     offer_sdp: bool = True
     tag: str = field(default_factory=new_tag)
@@ -91,8 +92,9 @@ class Script:
         request = self._request("INVITE", self.aor, party, self.branch, cseq=1)
         request.headers.set("Contact", party.contact)
         request.headers.set("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS")
-        for name, value in self.extra:
-            request.headers.set(name, value)
+        if self.secret is not None:
+            request.headers.set(*self.secret)
+        request.headers.set(*self.target)
         if body:
             request.headers.set("Content-Type", "application/sdp")
         return _with_body(request, body)
