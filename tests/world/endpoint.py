@@ -1,4 +1,4 @@
-"""One SIP socket with a thread that reads it: what the phones and callers of the test world have in common."""
+"""One SIP socket with a thread that reads it: what phones and callers have in common."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Endpoint:
         self.tag = new_token()
         kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
         self._socket = socket.socket(family(address), kind)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(transport != "udp"))
         self._socket.bind((address, 0))
         self._socket.connect(proxy)
         if transport != "udp":
@@ -35,7 +36,7 @@ class Endpoint:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
             self._socket = context.wrap_socket(self._socket)
-        self._socket.settimeout(0.1)
+        self._socket.settimeout(0.03)
         self.address, self.port = self._socket.getsockname()[:2]
         self._closing = threading.Event()
         self._sending = threading.Lock()

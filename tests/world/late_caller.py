@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from world.endpoint import Endpoint
-from world.sip import DOMAIN, header, new_token
+from world.sip import DOMAIN, header, headers, new_token
 
 
 class LateCaller(Endpoint):
@@ -27,6 +27,15 @@ class LateCaller(Endpoint):
         """The ACK to the negative final reply."""
         self._request("ACK", to=header(self._last_reply("INVITE"), "To"))
 
+    def hang_up(self) -> None:
+        """For a phone that answered: ACK to its 200, then BYE (RFC 3261 13.2.2.4, 12.2.1.1)."""
+        answer = self._last_reply("INVITE")
+        uri = header(answer, "Contact").strip("<>")
+        routes = [f"Route: {route}" for route in reversed(headers(answer, "Record-Route"))]
+        for cseq, method in ((1, "ACK"), (2, "BYE")):
+            self.branch = new_token("z9hG4bK")
+            self._request(method, *routes, uri=uri, to=header(answer, "To"), cseq=cseq)
+
     def wait_for(self, status: str, method: str = "INVITE", timeout_s: float = 8) -> bool:
         """Waits for the reply `status` to `method`."""
         return self.transcript.wait(lambda: status in self.statuses(method), timeout_s)
@@ -39,11 +48,11 @@ class LateCaller(Endpoint):
     def run(self, reason: str | None, **extra: str | None) -> list[str]:
         """The whole call: INVITE, CANCEL once it rings, ACK. The INVITE's status codes."""
         self.invite(**extra)
-        finals = ("180", "4", "5", "6")
-        self.transcript.wait(lambda: any(s.startswith(finals) for s in self.statuses()), 8)
+        enough = ("180", "4", "5", "6")
+        assert self.transcript.wait(lambda: any(s.startswith(enough) for s in self.statuses()), 8)
         if "180" in self.statuses():
             self.cancel(reason)
-            self.wait_for("487")
+            assert self.wait_for("487")
         self.ack()
         return self.statuses()
 
@@ -51,16 +60,18 @@ class LateCaller(Endpoint):
         replies = [s.text for s in self.transcript.messages if not s.sent]
         return [r for r in replies if header(r, "CSeq").endswith(method)][-1]
 
-    def _request(self, method: str, *extra: str, to: str = "", body: str = "") -> None:
-        uri = f"sip:{self.user}@{DOMAIN}"
+    def _request(
+        self, method: str, *extra: str, uri: str = "", to: str = "", cseq: int = 1, body: str = ""
+    ) -> None:
+        aor = f"sip:{self.user}@{DOMAIN}"
         self.send(
-            f"{method} {uri} SIP/2.0",
+            f"{method} {uri or aor} SIP/2.0",
             self.via(self.branch),
             "Max-Forwards: 70",
             f"From: <sip:alice@{DOMAIN}>;tag={self.tag}",
-            f"To: {to or f'<{uri}>'}",
+            f"To: {to or f'<{aor}>'}",
             f"Call-ID: {self.call_id}",
-            f"CSeq: 1 {method}",
+            f"CSeq: {cseq} {method}",
             *extra,
             body=body,
         )

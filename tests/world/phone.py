@@ -17,7 +17,7 @@ Behaviour = Literal["ring", "answer", "busy", "silent"]
 class Phone(Endpoint):
     """Registers with digest and answers calls as `behaviour` says; always obeys a CANCEL.
 
-    `contact` overrides the host and port in its Contact: a phone behind a NAT names one that nobody can reach.
+    `contact` overrides host and port in its Contact: behind a NAT a phone names one that nobody can reach.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Phone(Endpoint):
     ) -> None:
         self.user, self.user_agent, self.behaviour = user, user_agent, behaviour
         self.instance = instance
-        self._given_contact = contact
+        self.given_contact = contact
         self.register_call_id = new_call_id("reg-")
         self._cseq = 0
         self._invites: dict[str, str] = {}
@@ -46,7 +46,7 @@ class Phone(Endpoint):
 
     @property
     def contact_uri(self) -> str:
-        return f"sip:{self.user}@{self._given_contact or self.host_port};transport={self.transport}"
+        return f"sip:{self.user}@{self.given_contact or self.host_port};transport={self.transport}"
 
     def register(self, expires_s: int = 600, *, timeout_s: float = 5) -> str:
         """REGISTERs, answers the challenge, and returns the last status code."""

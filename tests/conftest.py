@@ -1,0 +1,56 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from world.kamailio import Certificate, Kamailio
+from world.parties import Parties
+from world.programs import MissingProgram
+
+StartKamailio = Callable[..., Kamailio]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A self-made certificate for 127.0.0.1 and sip.test."""
+    folder = tmp_path_factory.mktemp("certificate")
+    made = trustme.CA().issue_cert("sip.test", "127.0.0.1")
+    pem = Certificate(folder / "certificate.pem", folder / "key.pem")
+    made.cert_chain_pems[0].write_to_path(pem.certificate)
+    made.private_key_pem.write_to_path(pem.key)
+    return pem
+
+
+@pytest.fixture(scope="module")
+def start_kamailio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartKamailio]:
+    """Starts a Kamailio of our own (arguments as `Kamailio` takes them); it ends with the test module."""
+    with ExitStack() as stack:
+
+        def start(**how: Any) -> Kamailio:
+            run_dir = tmp_path_factory.mktemp("kamailio")
+            try:
+                return stack.enter_context(Kamailio(run_dir, **how))
+            except MissingProgram as missing:
+                pytest.fail(str(missing), pytrace=False)
+
+        yield start
+
+
+@pytest.fixture
+def meet(tmp_path: Path) -> Iterator[Callable[[Kamailio], Parties]]:
+    """Gives the phones and callers of a Kamailio; they leave at the end of the test."""
+    with ExitStack() as stack:
+
+        def parties_of(kamailio: Kamailio) -> Parties:
+            print(f"Kamailio's log: {kamailio.log_file}; sipp's files: {tmp_path}")
+            parties = Parties(kamailio, tmp_path)
+            stack.callback(parties.close)
+            return parties
+
+        yield parties_of
