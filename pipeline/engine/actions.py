@@ -27,10 +27,12 @@ names it. The rules (`pipeline.engine.rules`) bring the time limit, the brakes a
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,6 +43,39 @@ from pipeline.errors import ConfigError
 # The From tag of every call that hepduck places itself begins so. The calls come back over the
 # mirror; on the device's leg nothing else of them survives a proxy (User-Agent does not).
 OWN_TAG_PREFIX = "late-"
+
+
+_TARGET = re.compile(
+    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?P<port>\d{1,5});transport=(?P<transport>udp|tcp|tls|ws|wss|sctp)",
+    re.ASCII,
+)
+
+
+class Target(NamedTuple):
+    """A device's contact as the tap saw it."""
+
+    host: str  # IPv6 in brackets, as in a URI
+    port: int
+    transport: str
+
+    @property
+    def uri(self) -> str:
+        return f"sip:{self.host}:{self.port};transport={self.transport}"
+
+
+def parse_target(value: object) -> Target | None:
+    """The contact in evidence, "127.0.0.21:22142;transport=udp" (IPv6 in brackets); None when it is none."""
+    found = _TARGET.fullmatch(value) if isinstance(value, str) else None
+    if found is None or not 0 < int(found["port"]) < 65536:
+        return None
+    bracketed = found["host"].startswith("[")
+    try:
+        address = ipaddress.ip_address(found["host"].strip("[]"))
+    except ValueError:
+        return None
+    if (address.version == 6) != bracketed:
+        return None
+    return Target(f"[{address}]" if bracketed else str(address), int(found["port"]), found["transport"])
 
 
 class ActionSettings(BaseModel):

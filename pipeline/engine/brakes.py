@@ -4,7 +4,7 @@ kill_switch  `rules.halt`, or the stop file exists
 untrusted    a fact came from a HEP agent that did not pass the agent check
 target       the finding names no contact of an accepted REGISTER, for an action that needs one
 stale        the finding is older than `rules.max_age`: a replayed recording must call nobody
-per_aor      `per_aor_max` acts for this address of record within `per_aor_window`
+per_aor      `per_aor_max` acts upon phones of this address of record within `per_aor_window`
 per_minute   `max_per_minute` acts in all
 claimed      this action, or one of its family, was begun for this call and device before
 ledger       the ledger cannot be asked or written: without it nothing may act
@@ -12,8 +12,6 @@ ledger       the ledger cannot be asked or written: without it nothing may act
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,11 +20,10 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.durations import Duration, to_us
-from pipeline.engine.actions import Action
+from pipeline.engine.actions import Action, parse_target
 from pipeline.engine.commands import Finding
 
 _MINUTE_US = 60_000_000
-_TARGET = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):(\d{1,5});transport=(udp|tcp|tls|ws|wss|sctp)", re.ASCII)
 
 
 class BrakeSettings(BaseModel):
@@ -47,7 +44,15 @@ class Ledger(Protocol):
     """The durable memory of what was begun (`pipeline.store.ledger`). Called from one thread at a time."""
 
     def claim(
-        self, *, action: str, call_id: str, device: str, aor: str, finding_id: str, at_us: int, dry_run: bool
+        self,
+        action: str,
+        call_id: str,
+        device: str,
+        *,
+        finding_id: str,
+        at_us: int,
+        aor: str | None,
+        dry_run: bool,
     ) -> str | None:
         """Begin `action` for this call and device: an attempt id, on disk when this returns; None when
         it was begun before, by whatever process."""
@@ -87,8 +92,11 @@ class Brakes:
     def halted(self) -> Held | None:
         if self._settings.halt:
             return Held("kill_switch", "rules.halt is set")
-        if self._stop_file is not None and self._stop_file.exists():
-            return Held("kill_switch", f"{self._stop_file} exists")
+        try:
+            if self._stop_file is not None and self._stop_file.exists():
+                return Held("kill_switch", f"{self._stop_file} exists")
+        except OSError as error:
+            return Held("kill_switch", f"{self._stop_file} cannot be looked for: {error}")
         return None
 
     def hold(self, action: Action, finding: Finding, now_us: int) -> Held | None:
@@ -97,7 +105,7 @@ class Brakes:
             return halted
         if not finding.trusted:
             return Held("untrusted", "a capture agent behind this finding did not pass the agent check")
-        if action.needs_target and not is_target(finding.evidence.get("target")):
+        if action.needs_target and parse_target(finding.evidence.get("target")) is None:
             return Held(
                 "target", f"no contact of an accepted REGISTER: {finding.evidence.get('target')!r:.80}"
             )
@@ -111,7 +119,8 @@ class Brakes:
 
         Fails closed: whatever goes wrong with the ledger is a brake.
         """
-        settings, aor = self._settings, finding.aor or ""
+        settings, family = self._settings, action.family or action.name
+        aor = finding.aor if action.needs_target else None
         call_id, device = claim_key(finding)
         try:
             in_window = self._ledger.recent(aor, now_us - to_us(settings.per_aor_window)) if aor else 0
@@ -121,19 +130,11 @@ class Brakes:
             if in_minute >= settings.max_per_minute:
                 return Held("per_minute", f"{in_minute} acts within a minute")
             attempt_id = self._ledger.claim(
-                action=action.family or action.name,
-                call_id=call_id,
-                device=device,
-                aor=aor,
-                finding_id=finding.finding_id,
-                at_us=now_us,
-                dry_run=False,
+                family, call_id, device, finding_id=finding.finding_id, at_us=now_us, aor=aor, dry_run=False
             )
         except Exception as error:  # noqa: BLE001 - a ledger that fails in any way must hold
             return Held("ledger", f"{type(error).__name__}: {error}")
-        return attempt_id or Held(
-            "claimed", f"{action.family or action.name} was begun for this call and device"
-        )
+        return attempt_id or Held("claimed", f"{family} was begun before for this call and device")
 
 
 def claim_key(finding: Finding) -> tuple[str, str]:
@@ -143,15 +144,3 @@ def claim_key(finding: Finding) -> tuple[str, str]:
     if call_id and isinstance(device, str) and device:
         return call_id, device
     return call_id, f"{finding.kind}:{finding.identifier}"
-
-
-def is_target(value: object) -> bool:
-    """True for a contact as detectors write it: "127.0.0.21:22142;transport=udp", IPv6 in brackets."""
-    found = _TARGET.fullmatch(value) if isinstance(value, str) else None
-    if found is None or not 0 < int(found[2]) < 65536:
-        return False
-    try:
-        address = ipaddress.ip_address(found[1].strip("[]"))
-    except ValueError:
-        return False
-    return (address.version == 6) == found[1].startswith("[")

@@ -235,6 +235,8 @@ class RuleRunner:
                         return
                     attempt_id, claimed = admitted, True
                 result = await self._act(finding, action, Attempt(attempt_id, rule, started_us))
+        except Exception as error:  # noqa: BLE001 - a row, whatever happens
+            result = ActionResult("failed", _words(error))
         except asyncio.CancelledError:
             result = ActionResult("interrupted", "hepduck was stopped while the action was under way")
         finally:

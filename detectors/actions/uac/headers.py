@@ -8,9 +8,9 @@ from __future__ import annotations
 import ipaddress
 import re
 import string
-from dataclasses import dataclass
 from urllib.parse import quote
 
+from pipeline.engine.actions import Target, parse_target
 from pipeline.errors import ActionError
 
 MAX_CALL_ID_CHARS = 512
@@ -25,30 +25,13 @@ _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]+")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 _AOR = re.compile(r"sips?:([^@]+)@([^@;?]+)", re.IGNORECASE)
-_TARGET = re.compile(
-    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?P<port>\d{1,5});transport=(?P<transport>[a-z]+)", re.ASCII
-)
 _LOCAL = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?P<port>\d{1,5})", re.ASCII)
-_TRANSPORTS = ("udp", "tcp", "tls", "ws", "wss", "sctp")
 # RFC 3261 section 25.1: unreserved and user-unreserved; '%' is dealt with apart.
 _USER_CHARS = string.ascii_letters + string.digits + "-_.!~*'()" + "&=+$,;?/"
 # C0, DEL, C1, and the Unicode line and paragraph separators.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]*")
 _TOKEN = re.compile(r"[A-Za-z0-9.!%*_+`'~-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The contact to reach, as the tap saw it: ip, port and transport."""
-
-    host: str  # IPv6 in brackets, as in a URI
-    port: int
-    transport: str
-
-    @property
-    def uri(self) -> str:
-        return f"sip:{self.host}:{self.port};transport={self.transport}"
 
 
 def call_id(value: object) -> str:
@@ -101,17 +84,11 @@ def aor(value: object) -> tuple[str, str]:
 
 
 def target(value: object) -> Target:
-    """The device's contact from the evidence: "127.0.0.21:22142;transport=udp", IPv6 in brackets."""
-    found = _TARGET.fullmatch(value) if isinstance(value, str) else None
-    if found is not None and found["transport"] in _TRANSPORTS and 0 < int(found["port"]) < 65536:
-        try:
-            address = ipaddress.ip_address(found["host"].strip("[]"))
-        except ValueError:
-            address = None
-        if address is not None and (address.version == 6) == found["host"].startswith("["):
-            shown = f"[{address}]" if address.version == 6 else str(address)
-            return Target(shown, int(found["port"]), found["transport"])
-    raise ActionError(f"target is no contact: {value!r:.80}")
+    """The device's contact from the evidence."""
+    found = parse_target(value)
+    if found is None:
+        raise ActionError(f"target is no contact: {value!r:.80}")
+    return found
 
 
 def display(value: object) -> str:
