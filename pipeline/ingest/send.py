@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.ingest import Datagram
 from pipeline.ingest.endpoints import Endpoint
 from pipeline.ingest.recordings import read_recording
+from pipeline.ingest.restamp import restamp
 from pipeline.protocols.hep import HEP3_MAGICS
 
 _CONNECT_TIMEOUT_S: Final = 5.0
@@ -45,15 +46,17 @@ def send_recording(
     *,
     speed: float | Literal["max"] = 1.0,
     tls: TlsClient | None = None,
+    now: bool = False,
 ) -> Sent:
     """Send the recordings one after the other to `udp:HOST:PORT`, `tcp:...` or `tls:...`.
 
     `speed` divides the original spacing; "max" waits for nothing. Versions 1 and 2 of HEP have no framing
-    and go over UDP only. Raises ConfigError when the collector cannot be reached, refuses, or closes the
+    and go over UDP only. With `now` the HEP timestamps are moved, as if it all happened now. Raises ConfigError when the collector cannot be reached, refuses, or closes the
     connection, and CaptureError for a file that is no recording.
     """
     if speed != "max" and speed <= 0:
         raise ConfigError(f"speed {speed}: must be above 0, or max")
+    pace = 1.0 if speed == "max" else speed
     endpoint = Endpoint.parse(to)
     recordings = [read_recording(path) for path in paths]
     packets = sent_bytes = 0
@@ -62,18 +65,20 @@ def send_recording(
         with _connect(endpoint, tls or TlsClient()) as sock:
             for recording in recordings:
                 begun_s, first_us = time.monotonic(), None
-                for datagram in recording:
+                source = restamp(recording, time.time_ns() // 1000, speed=pace) if now else recording
+                for datagram in source:
                     first_us = datagram.arrival_us if first_us is None else first_us
                     if speed != "max":
-                        _sleep_until(begun_s + (datagram.arrival_us - first_us) / 1_000_000 / speed)
+                        _sleep_until(begun_s + (datagram.arrival_us - first_us) / 1_000_000 / (1 if now else speed))
                     _check_framing(endpoint, recording.path, datagram)
                     sock.sendall(datagram.data)
                     packets += 1
                     sent_bytes += len(datagram.data)
+            seconds = time.monotonic() - started_s
             _settle(sock)
     except OSError as error:
         raise ConfigError(f"{endpoint} {_reason(error)} (after {packets} packets)") from error
-    return Sent(packets, sent_bytes, time.monotonic() - started_s)
+    return Sent(packets, sent_bytes, seconds)
 
 
 def _connect(endpoint: Endpoint, tls: TlsClient) -> socket.socket:
