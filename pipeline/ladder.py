@@ -64,7 +64,7 @@ def build(
     for row in sorted(messages, key=lambda row: (row["ts"], row["msg_id"])):
         src = places.setdefault(_place(row["src_ip"], row["src_port"]), len(places))
         dst = places.setdefault(_place(row["dst_ip"], row["dst_port"]), len(places))
-        label = _label(row)
+        label = message_label(row)
         same = (src, dst, label, row["call_id"], row["cseq"], row["via_branch"])
         if same in drawn:
             drawn[same].copies += 1
@@ -154,7 +154,8 @@ def _place(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def message_label(row: Mapping[str, Any]) -> str:
+    """A message of table `sip` in a few words: `INVITE bob`, `180 Ringing`."""
     if row["status"] is not None:
         return printable(f"{row['status']:.0f} {row['reason'] or row['method'] or ''}".strip())
     user = row["ruri_user"] if row["method"] != "REGISTER" else row["to_user"]

@@ -25,7 +25,7 @@ for module in (running, replaying, reading, plugins):
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version  # noqa: PLC0415 - only this option needs it
+        from importlib.metadata import version
 
         typer.echo(f"hepduck {version('hepduck')}")
         raise typer.Exit

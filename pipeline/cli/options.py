@@ -47,7 +47,7 @@ def settings_of(
     extra: dict[str, Any] | None = None,
 ) -> tuple[Settings, dict[str, str]]:
     """The settings that the options describe, and where each value came from."""
-    from pipeline.settings import load, parse_assignment  # noqa: PLC0415 - `--help` does without
+    from pipeline.settings import load, parse_assignment
 
     overrides = dict(parse_assignment(text) for text in set_ or [])
     overrides |= extra or {}

@@ -23,8 +23,8 @@ def detectors(
 
     Examples: `hepduck detectors`; `hepduck detectors -f hepduck.toml --json`
     """
-    from pipeline.assemble import build_detectors  # noqa: PLC0415
-    from pipeline.engine.plugins import DETECTORS, find  # noqa: PLC0415
+    from pipeline.assemble import build_detectors
+    from pipeline.engine.plugins import DETECTORS, find
 
     settings, _ = opt.settings_of(config, no_config, None, None)
     made = {d.name: d for d in build_detectors(settings.detectors, settings.plugins_dir)}
@@ -40,8 +40,8 @@ def actions(
 
     Examples: `hepduck actions`; `hepduck actions -f hepduck.toml --json`
     """
-    from pipeline.assemble import actions_of  # noqa: PLC0415
-    from pipeline.engine.plugins import ACTIONS, find  # noqa: PLC0415
+    from pipeline.assemble import actions_of
+    from pipeline.engine.plugins import ACTIONS, find
 
     settings, _ = opt.settings_of(config, no_config, None, None)
     made = actions_of(settings)

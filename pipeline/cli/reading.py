@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _open(store: Path | None) -> Reader:
-    from pipeline.store.lake import Reader  # noqa: PLC0415 - `--help` does without DuckDB
+    from pipeline.store.lake import Reader
 
     return Reader(opt.store_path(store))
 
@@ -40,7 +40,7 @@ def since_time(text: str | None, now: datetime | None = None) -> datetime | None
     """`"1h"` -> an hour before `now`; an ISO time as it stands, in UTC where it names no zone."""
     if text is None:
         return None
-    from pipeline.durations import parse_duration  # noqa: PLC0415
+    from pipeline.durations import parse_duration
 
     try:
         length = parse_duration(text)
@@ -67,7 +67,7 @@ def findings(
 
     Examples: `hepduck findings --since 1h`; `hepduck findings --json | jq .evidence.late_ms`
     """
-    from pipeline.store import queries  # noqa: PLC0415
+    from pipeline.store import queries
 
     with _open(store) as reader:
         rows = queries.findings(reader, since=since_time(since), kind=kind, limit=limit)
@@ -84,7 +84,7 @@ def tail(
 
     Examples: `hepduck tail -n 50`; `hepduck tail --follow --json`
     """
-    from pipeline.store import queries  # noqa: PLC0415
+    from pipeline.store import queries
 
     with _open(store) as reader:
         rows = queries.tail(reader, limit=max(lines, 1))
@@ -111,7 +111,7 @@ def call(
 
     Examples: `hepduck call 7f3a@10.0.0.5`; `hepduck call 7f3a@10.0.0.5 --raw`
     """
-    from pipeline.callview import as_object, as_text, raw_text, view  # noqa: PLC0415
+    from pipeline.callview import as_object, as_text, raw_text, view
 
     with _open(store) as reader:
         seen = view(reader, call_id)
@@ -122,7 +122,7 @@ def call(
 
 
 def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT.")],
+    query: Annotated[str, typer.Argument(help="One SELECT.")] = "SHOW TABLES",
     store: opt.Store = None,
     as_json: opt.Json = False,
     as_csv: opt.Csv = False,
@@ -134,7 +134,7 @@ def sql(
 
     Examples: `hepduck sql "SELECT method, count(*) FROM sip GROUP BY 1"`; `hepduck sql "FROM call" --csv`
     """
-    from pipeline.store import lake, queries  # noqa: PLC0415
+    from pipeline.store import lake, queries
 
     if attach:
         typer.echo("\n".join(lake.attach_lines(opt.store_path(store))))

@@ -51,11 +51,11 @@ def replay(
 
     Examples: `hepduck replay monday.hep`; `hepduck replay a.hep --json --set detectors.late_register.window=30s`
     """
-    from pipeline.assemble import detectors_of  # noqa: PLC0415
-    from pipeline.ingest.recordings import read_recording, shuffle  # noqa: PLC0415
-    from pipeline.logs import configure  # noqa: PLC0415
-    from pipeline.replay import flat, in_words  # noqa: PLC0415
-    from pipeline.replay import replay as run_replay  # noqa: PLC0415
+    from pipeline.assemble import detectors_of
+    from pipeline.ingest.recordings import read_recording, shuffle
+    from pipeline.logs import configure
+    from pipeline.replay import flat, in_words
+    from pipeline.replay import replay as run_replay
 
     factor = _speed(speed)
     settings, _ = opt.settings_of(config, no_config, None, set_)
@@ -86,6 +86,7 @@ def send(
     speed: Annotated[str, typer.Option("--speed", help='"max", or a factor such as "1x".')] = "1x",
     ca: Annotated[Path | None, typer.Option("--ca", help="TLS: PEM file of the collector's CA.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="TLS: believe any certificate.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Move the HEP times, as if it happened now.")] = False,
     cert: Annotated[
         Path | None, typer.Option("--cert", help="TLS: our own certificate and key, PEM.")
     ] = None,
@@ -94,9 +95,9 @@ def send(
 
     Examples: `hepduck send monday.hep --to udp:127.0.0.1:9060`; `hepduck send a.hep --to tcp:[::1]:9060 --speed max`
     """
-    from pipeline.ingest.send import TlsClient, send_recording  # noqa: PLC0415
+    from pipeline.ingest.send import TlsClient, send_recording
 
     factor = _speed(speed)
     tls = TlsClient(verify=not insecure, ca=ca, certificate=cert)
-    sent = send_recording(files, to, speed="max" if factor is None else factor, tls=tls)
+    sent = send_recording(files, to, speed="max" if factor is None else factor, tls=tls, now=now)
     typer.echo(f"sent {sent.packets} packets, {sent.bytes} bytes in {sent.seconds:.1f} s to {to}", err=True)

@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command()(check)
     app.command()(record)
     app.command()(status)
+    app.command()(demo)
 
 
 def _extra(listen: list[str] | None, level: str | None) -> dict[str, Any]:
@@ -56,10 +57,10 @@ def run(
 
     Examples: `hepduck run -L udp:0.0.0.0:9060 --store /var/lib/hepduck`; `hepduck run -f hepduck.toml`
     """
-    from pipeline.ingest.recordings import RecordingWriter  # noqa: PLC0415 - `--help` does without
-    from pipeline.logs import configure  # noqa: PLC0415
-    from pipeline.metrics import serve  # noqa: PLC0415
-    from pipeline.service import Service  # noqa: PLC0415
+    from pipeline.ingest.recordings import RecordingWriter
+    from pipeline.logs import configure
+    from pipeline.metrics import serve
+    from pipeline.service import Service
 
     settings, _ = opt.settings_of(config, no_config, store, set_, _extra(listen, level))
     configure(settings.log)
@@ -89,7 +90,7 @@ def check(
 
     Examples: `hepduck check -f hepduck.toml`; `hepduck check --dump`
     """
-    from pipeline.checks import dump_settings, run_checks  # noqa: PLC0415
+    from pipeline.checks import dump_settings, run_checks
 
     settings, sources = opt.settings_of(config, no_config, store, set_)
     if dump:
@@ -124,8 +125,8 @@ def record(
 
     Examples: `hepduck record -o monday.hep.zst`; `hepduck record -L tcp:127.0.0.1:9060 -o a.hep --seconds 60`
     """
-    from pipeline.ingest.recordings import RecordingWriter  # noqa: PLC0415
-    from pipeline.ingest.tap import Tap  # noqa: PLC0415
+    from pipeline.ingest.recordings import RecordingWriter
+    from pipeline.ingest.tap import Tap
 
     settings, _ = opt.settings_of(config, no_config, None, set_, _extra(listen, None))
     stop = threading.Event()
@@ -143,10 +144,22 @@ def status(store: opt.Store = None, as_json: opt.Json = False) -> None:
 
     Examples: `hepduck status`; `hepduck status --store /var/lib/hepduck --json`
     """
-    from pipeline.status import as_text, read_status  # noqa: PLC0415
+    from pipeline.status import as_text, read_status
 
     current = read_status(opt.store_path(store))
     typer.echo(json.dumps(current) if as_json else as_text(current))
     if not current["alive"] and current["state"] == "running":
         typer.echo("hepduck: the tap is not running any more and did not stop by itself", err=True)
         sys.exit(1)
+
+
+def demo(
+    stay: Annotated[bool, typer.Option("--stay", help="Keep the tap running at the end.")] = False,
+) -> None:
+    """Play recorded ghost calls at a tap on this machine and show what it finds.
+
+    Examples: `hepduck demo`; `hepduck demo --stay`
+    """
+    from pipeline.demo import run as run_demo
+
+    run_demo(stay=stay)

@@ -69,7 +69,9 @@ def send_recording(
                 for datagram in source:
                     first_us = datagram.arrival_us if first_us is None else first_us
                     if speed != "max":
-                        _sleep_until(begun_s + (datagram.arrival_us - first_us) / 1_000_000 / (1 if now else speed))
+                        _sleep_until(
+                            begun_s + (datagram.arrival_us - first_us) / 1_000_000 / (1 if now else speed)
+                        )
                     _check_framing(endpoint, recording.path, datagram)
                     sock.sendall(datagram.data)
                     packets += 1

@@ -1,0 +1,172 @@
+"""`hepduck demo`: a recorded ghost call, played at a real tap over real UDP, found live.
+
+Three calls to an iPhone, recorded from a real Kamailio: one that the caller cancels, one that a desk phone
+answers, both before the woken phone registers; and one that the phone is in time for, which must be left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pipeline.callview import as_text, view
+from pipeline.errors import StoreError
+from pipeline.ingest.send import send_recording
+from pipeline.ladder import message_label, printable
+from pipeline.status import as_text as status_text
+from pipeline.status import read_status
+from pipeline.store import queries
+from pipeline.store.lake import Reader
+
+STORE = Path("hepduck-demo")
+_MARK = "made-by-hepduck-demo"
+_SPEED = 2.0
+_START_S = 30.0
+_STORED_S = 20.0
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
+
+
+def run(*, stay: bool = False) -> None:
+    """Run the demo; with `stay` the tap goes on until Ctrl-C."""
+    _fresh_store()
+    tap = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pipeline",
+            "run",
+            "--no-config",
+            "--store",
+            str(STORE),
+            "-L",
+            "udp:127.0.0.1:0",
+        ],
+        stderr=(STORE / "tap.log").open("w"),
+    )
+    try:
+        address = _wait_for_address(tap)
+        _say(f"A tap listens on {address}; its store is ./{STORE}/. It is told to place no call (dry run).")
+        with Reader(STORE) as reader:
+            seen = _Watcher(reader)
+            folder = resources.files("pipeline.demo") / "recordings"
+            for recording in sorted(folder.iterdir(), key=lambda item: item.name):
+                if recording.name.endswith(".hep"):
+                    _play(recording, address, seen)
+            _explain(reader)
+        if stay:
+            _say(f"The tap goes on, pid {tap.pid}; Ctrl-C ends it.")
+            tap.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if tap.poll() is None:
+            tap.send_signal(signal.SIGTERM)
+            tap.wait(30)
+
+
+def _fresh_store() -> None:
+    if STORE.exists():
+        if not (STORE / _MARK).exists():
+            raise StoreError(f"./{STORE} exists and is not from an earlier demo: move it away first")
+        shutil.rmtree(STORE)
+    STORE.mkdir()
+    (STORE / _MARK).touch()
+
+
+def _wait_for_address(tap: subprocess.Popen[bytes]) -> str:
+    give_up_s = time.monotonic() + _START_S
+    while time.monotonic() < give_up_s and tap.poll() is None:
+        try:
+            return next(iter(read_status(STORE)["listeners"]))
+        except StoreError:
+            time.sleep(0.1)
+    raise StoreError(f"the tap did not start; {STORE / 'tap.log'} says why")
+
+
+class _Watcher:
+    """Prints what arrives in the store, as it arrives."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._last = 0
+        self.messages = 0
+
+    def look(self) -> None:
+        for row in queries.tail(self._reader, after_msg_id=self._last, limit=1000):
+            self._last = row["msg_id"]
+            self.messages += 1
+            hop = f"{row['src_ip']}:{row['src_port']} -> {row['dst_ip']}:{row['dst_port']}"
+            print(f"  {row['ts']:%H:%M:%S.%f}"[:-3], f"{hop:<38}", printable(message_label(row)), flush=True)
+
+
+def _play(recording: Any, address: str, seen: _Watcher) -> None:
+    title = recording.name.removesuffix(".hep").partition("-")[2].replace("-", " ")
+    _say(f"A call to an iPhone, {title}: played as HEP, twice as fast as it was recorded.")
+    with resources.as_file(recording) as path:
+        command = ["send", str(path), "--to", address, "--speed", str(_SPEED), "--now"]
+        sender = subprocess.Popen([sys.executable, "-m", "pipeline", *command], stderr=subprocess.DEVNULL)
+        while sender.poll() is None:
+            seen.look()
+            time.sleep(0.2)
+    give_up_s = time.monotonic() + _STORED_S
+    while time.monotonic() < give_up_s:
+        seen.look()
+        if seen.messages >= read_status(STORE)["received"] > 0:
+            return
+        time.sleep(0.2)
+
+
+def _explain(reader: Reader) -> None:
+    give_up_s = time.monotonic() + _STORED_S
+    while not (attempts := queries.action_attempts(reader)) and time.monotonic() < give_up_s:
+        time.sleep(0.2)
+    findings = list(reversed(queries.findings(reader)))
+    for index, finding in enumerate(findings):
+        _say(
+            f"{_RED}GHOST CALL{_PLAIN}{_BOLD} {finding['aor']} at {finding['target']} registered "
+            f"{finding['late_ms']:.0f} ms after the call was {finding['outcome']}: it rings, and nobody tells it."
+        )
+        for attempt in attempts:
+            if attempt["finding_id"] == finding["finding_id"] and attempt["action"] == "fake_call":
+                _print_plan(attempt["detail"] or "", short=index > 0)
+    if findings:
+        _say("The first of them as a ladder (`hepduck call`):")
+        print(as_text(view(reader, findings[0]["call_id"])))
+    _say("The third call reached the phone in time: no finding. The counters add up:")
+    print(status_text(read_status(STORE)))
+    here = os.path.relpath(Path(sys.executable).parent / "hepduck")
+    _say("Try next:")
+    for command in (
+        f"{here} findings --store {STORE}",
+        f"{here} call {findings[0]['call_id'] if findings else 'CALL_ID'} --raw --store {STORE}",
+        f"{here} sql 'SELECT method, status, count(*) FROM sip GROUP BY ALL' --store {STORE}",
+        f"{here} sql --attach --store {STORE}      # the lines for your own DuckDB",
+        f"{here} actions                               # and how to arm the fake call: README.md",
+    ):
+        print(f"  {command}")
+
+
+def _print_plan(plan: str, *, short: bool) -> None:
+    lines = [printable(line) for line in plan.splitlines()]
+    if short:
+        lines = [line for line in lines if line.startswith(("INVITE", "CANCEL", "Call-ID", "Reason"))]
+    _print(f"{_DIM}  What fake_call would send (dry run{', in short' if short else ''}):{_PLAIN}")
+    for line in lines:
+        _print(f"    {line}")
+
+
+def _say(text: str) -> None:
+    _print(f"\n{_BOLD}{text}{_PLAIN}")
+
+
+def _print(text: str) -> None:
+    print(text if sys.stdout.isatty() and "NO_COLOR" not in os.environ else _STYLE.sub("", text), flush=True)
