@@ -116,6 +116,13 @@ class Tap:
         udp = {str(listener.endpoint): listener.counters() for listener in self._udp}
         return udp | {str(endpoint): counters for endpoint, counters in self._streams.counters().items()}
 
+    def receive_buffers(self) -> dict[str, tuple[int, int]]:
+        """Bytes asked for and granted, for each UDP listener."""
+        return {
+            str(listener.endpoint): (listener.receive_buffer_asked_bytes, listener.receive_buffer_bytes)
+            for listener in self._udp
+        }
+
     def warnings(self) -> list[str]:
         """What an operator should mend: receive buffers smaller than asked for, with the sysctl line."""
         return [warning for listener in self._udp if (warning := listener.warning())]
