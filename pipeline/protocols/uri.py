@@ -177,12 +177,12 @@ def parse_params(text: str, *, decode: bool = False) -> dict[str, str]:
     params: dict[str, str] = {}
     for part in _split(text, _AT_SEMICOLON, ";"):
         name, _, value = part.partition("=")
-        name, value = name.strip().lower(), value.strip()
+        name, value = name.strip(), value.strip()
+        if decode:
+            name, value = unescape(name), unescape(value)
         if value.startswith('"'):
             value = unquote_string(value)
-        elif decode:
-            value = unescape(value)
-        params.setdefault(name, value)
+        params.setdefault(name.lower(), value)
     return params
 
 
