@@ -28,6 +28,9 @@ WEIRD_HEAD_BYTES = 256
 MAX_AGENTS = 10_000
 SIP, LOG = 1, 100  # HEP protocol types
 QUALITY = frozenset({5, 32, 34, 35, 99})  # RTCP as JSON, and the reports made of it
+METHODS = frozenset(
+    "INVITE ACK BYE CANCEL OPTIONS REGISTER PRACK SUBSCRIBE NOTIFY PUBLISH INFO REFER MESSAGE UPDATE".split()
+)
 _DATAGRAMS = ("udp", "sctp")  # one message each; on a stream several may follow each other
 
 # The order in which rows are made; what the store's table has beyond it stays NULL here.
@@ -140,6 +143,8 @@ class Decoder:
             if rows:
                 tables[name] = _to_arrow(name, rows)
                 rows.clear()
+        if "sip" in tables:
+            self._count(tables["sip"])
         return tables
 
     def agents(self) -> list[AgentSeen]:
@@ -148,6 +153,15 @@ class Decoder:
         for agent in heard:
             agent.changed = False
         return heard
+
+    def _count(self, sip: pa.Table) -> None:
+        counted = sip.group_by(["method", "status"]).aggregate([([], "count_all")])
+        for row in counted.to_pylist():
+            method = (
+                row["method"] if row["method"] in METHODS else "other"
+            )  # a label must not be the sender's
+            status_class = f"{row['status'] // 100}xx" if row["status"] else "request"
+            self.counts.messages[method, status_class] += row["count_all"]
 
     # -- one packet ------------------------------------------------------------------------------------
 

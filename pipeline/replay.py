@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-
 from datetime import UTC, datetime
 from typing import Any
 

@@ -201,9 +201,11 @@ class Service:
         if any(gained.values()):
             minute_us = now_us() // 60_000_000 * 60_000_000
             shed = {n.removeprefix("shed:"): c for n, c in gained.items() if n.startswith("shed:") and c}
-            row = {"minute": at(minute_us), "node": self.settings.node, "shed": shed}
-            row |= {name: gained[name] for name in ("received", "stored", "rejected")}
-            self._append("ingest_minute", [row])
+            plain = {name: gained[name] for name in ("received", "stored", "rejected")}
+            self._append(
+                "ingest_minute",
+                [{"minute": at(minute_us), "node": self.settings.node, "shed": shed, **plain}],
+            )
 
     # -- status ----------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import typer
 
 from pipeline.ladder import printable
@@ -60,20 +61,24 @@ def _plain(value: Any) -> Any:
     """A value as JSON types: times in ISO 8601, bytes as text where they are, else hex."""
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, np.ndarray | list | tuple):
         return [_plain(item) for item in value]
-    if hasattr(value, "tolist") and not isinstance(value, (str, bytes, datetime)):  # a NumPy value
-        return _plain(value.tolist())
     if _missing(value):
         return None
     if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, (bytes, bytearray)):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value.hex()
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+        value = value.isoformat()
+    elif isinstance(value, bytes | bytearray):
+        value = _text_or_hex(bytes(value))
+    elif isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _text_or_hex(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.hex()
 
 
 def _cell(value: Any) -> str:

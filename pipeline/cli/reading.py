@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli import options as opt
-from pipeline.cli.output import print_rows
 
 if TYPE_CHECKING:
     from pipeline.store.lake import Reader
@@ -67,6 +66,7 @@ def findings(
 
     Examples: `hepduck findings --since 1h`; `hepduck findings --json | jq .evidence.late_ms`
     """
+    from pipeline.cli.output import print_rows
     from pipeline.store import queries
 
     with _open(store) as reader:
@@ -84,6 +84,7 @@ def tail(
 
     Examples: `hepduck tail -n 50`; `hepduck tail --follow --json`
     """
+    from pipeline.cli.output import print_rows
     from pipeline.store import queries
 
     with _open(store) as reader:
@@ -112,6 +113,7 @@ def call(
     Examples: `hepduck call 7f3a@10.0.0.5`; `hepduck call 7f3a@10.0.0.5 --raw`
     """
     from pipeline.callview import as_object, as_text, raw_text, view
+    from pipeline.cli.output import print_rows
 
     with _open(store) as reader:
         seen = view(reader, call_id)
@@ -134,6 +136,7 @@ def sql(
 
     Examples: `hepduck sql "SELECT method, count(*) FROM sip GROUP BY 1"`; `hepduck sql "FROM call" --csv`
     """
+    from pipeline.cli.output import print_rows
     from pipeline.store import lake, queries
 
     if attach:

@@ -19,7 +19,6 @@ from typing import Any
 
 from pipeline.callview import as_text, view
 from pipeline.errors import StoreError
-from pipeline.ingest.send import send_recording
 from pipeline.ladder import message_label, printable
 from pipeline.status import as_text as status_text
 from pipeline.status import read_status
@@ -86,7 +85,7 @@ def _wait_for_address(tap: subprocess.Popen[bytes]) -> str:
     give_up_s = time.monotonic() + _START_S
     while time.monotonic() < give_up_s and tap.poll() is None:
         try:
-            return next(iter(read_status(STORE)["listeners"]))
+            return str(next(iter(read_status(STORE)["listeners"])))
         except StoreError:
             time.sleep(0.1)
     raise StoreError(f"the tap did not start; {STORE / 'tap.log'} says why")

@@ -58,7 +58,8 @@ def _in_folder(group: str, folder: Path) -> Iterator[Plugin]:
         raise ConfigError(f"plugins_dir {folder} is no folder")
     for path in sorted(folder.glob("[!_]*.py")):
         module = _load(path)
-        for _, cls in inspect.getmembers(module, inspect.isclass):
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            cls: Any = member
             if cls.__module__ == module.__name__ and _is_plugin(cls, group):
                 yield Plugin(cls.name, cls, str(path))
 

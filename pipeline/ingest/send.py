@@ -50,9 +50,10 @@ def send_recording(
 ) -> Sent:
     """Send the recordings one after the other to `udp:HOST:PORT`, `tcp:...` or `tls:...`.
 
-    `speed` divides the original spacing; "max" waits for nothing. Versions 1 and 2 of HEP have no framing
-    and go over UDP only. With `now` the HEP timestamps are moved, as if it all happened now. Raises ConfigError when the collector cannot be reached, refuses, or closes the
-    connection, and CaptureError for a file that is no recording.
+    `speed` divides the original spacing; "max" waits for nothing. With `now` the HEP timestamps are moved,
+    as if it all happened now. Versions 1 and 2 of HEP have no framing and go over UDP only. Raises
+    ConfigError when the collector cannot be reached, refuses, or closes the connection, and CaptureError
+    for a file that is no recording.
     """
     if speed != "max" and speed <= 0:
         raise ConfigError(f"speed {speed}: must be above 0, or max")
