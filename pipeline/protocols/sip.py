@@ -26,7 +26,10 @@ class SipMessage:
     """One SIP message. What is absent is None, never "". No text holds CR, LF or NUL; all is valid Unicode.
 
     Users are percent-decoded (see `uri`), hosts lower-case and IPv6 hosts without brackets. Of headers that
-    may stand only once the first one counts. `defects` are short stable words; a clean message has none.
+    may stand only once the first one counts. `defects` are stable words; a clean message has none:
+    `bad_` start_line, version, ruri, status, from, to, via, branch, cseq, expires, content_length, header, utf8;
+    `missing_` via, from, to, call_id, cseq; `duplicate_` and a header; cseq_method_mismatch; lf_only, bare_cr,
+    nul; no_end_of_headers, too_many_headers; truncated_body, extra_octets.
     """
 
     is_request: bool

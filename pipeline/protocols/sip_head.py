@@ -6,11 +6,10 @@ Strings that repeat from message to message (start lines, From, To, CSeq) are ta
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from pipeline.errors import SipError
+from pipeline.protocols.memo import remember
 from pipeline.protocols.uri import parse_name_addr, parse_uri, split_list
 
 MAX_HEADER_LINES = 1024
@@ -193,16 +192,7 @@ def _unfold(lines: list[str]) -> list[str]:
     return [" ".join(filter(None, parts)) for parts in whole]
 
 
-_Parsed = TypeVar("_Parsed")
-
-
-def _remember(function: Callable[[str], _Parsed]) -> Callable[[str], _Parsed]:
-    """Cache by text; long texts are parsed anew each time, so that no sender can fill the memory."""
-    cached = lru_cache(maxsize=4096)(function)
-    return lambda text: cached(text) if len(text) <= 512 else function(text)
-
-
-@_remember
+@remember
 def start_line(line: str) -> StartLine:
     """Request-Line or Status-Line (RFC 3261 7.1, 7.2), blanks at wrong places tolerated."""
     first, _, rest = line.strip().partition(" ")
@@ -246,7 +236,7 @@ def party(value: str) -> tuple[Party, str | None]:
     return _address(value), params.get("tag") or None
 
 
-@_remember
+@remember
 def _address(value: str) -> Party:
     address = parse_name_addr(value)
     uri = parse_uri(address.uri)
@@ -254,7 +244,7 @@ def _address(value: str) -> Party:
     return Party(user, host, address.display, uri is not None and _ADDRESS_FORM.fullmatch(value) is not None)
 
 
-@_remember
+@remember
 def cseq(value: str) -> CSeq:
     match = _CSEQ.match(value)
     if match is None:

@@ -8,9 +8,11 @@ character or for broken UTF-8 stays as it was written, so no value ever gains a 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
+
+from pipeline.protocols.memo import remember
 
 Source = tuple[str, int, str]
 """Where a phone is reached: ip without brackets, port, transport in lower case."""
@@ -42,7 +44,7 @@ class SipUri:
     user_raw: str | None = None
     host: str | None = None
     port: int | None = None
-    params: dict[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
     headers: str = ""  # what follows `?`, as written
 
     @property
@@ -109,7 +111,7 @@ def escape_user(user: str) -> str:
     return quote(user, safe="-_.!~*'()&=+$,;?/")
 
 
-@lru_cache(maxsize=4096)
+@remember
 def parse_uri(text: str) -> SipUri | None:
     """Take a URI apart; None when it has no scheme, or a sip URI no host."""
     match = _SCHEME.match(text)
@@ -149,8 +151,9 @@ def _split_user(rest: str) -> tuple[str | None, str]:
     at = rest.find("@")
     if at < 0:
         return None, rest
-    end = min((i for i in (rest.find(";", at), rest.find("?", at)) if i >= 0), default=len(rest))
-    at = rest.rfind("@", at, end)
+    if rest.find("@", at + 1) > 0:
+        end = min((i for i in (rest.find(";", at), rest.find("?", at)) if i >= 0), default=len(rest))
+        at = rest.rfind("@", at, end)
     return rest[:at].partition(":")[0].strip() or None, rest[at + 1 :].strip()
 
 
@@ -175,6 +178,8 @@ def _split(text: str, tokens: re.Pattern[str], separator: str) -> list[str]:
 def parse_params(text: str, *, decode: bool = False) -> dict[str, str]:
     """`;name=value;flag` as a dict: names lower-case, quotes taken off, a flag is "". The first one wins."""
     params: dict[str, str] = {}
+    if not text:
+        return params
     for part in _split(text, _AT_SEMICOLON, ";"):
         name, _, value = part.partition("=")
         name, value = name.strip(), value.strip()
