@@ -94,6 +94,7 @@ class Counts:
     unpacked: int = 0  # messages beyond the first of their datagram
     rejected: Counter[str] = field(default_factory=Counter)
     weird: Counter[str] = field(default_factory=Counter)
+    defects: Counter[str] = field(default_factory=Counter)  # of messages that were stored all the same
     messages: Counter[tuple[str, str]] = field(default_factory=Counter)  # method, status class or "request"
 
 
@@ -171,6 +172,8 @@ class Decoder:
         if ts_us is None or ts_us > arrival_us + DAY_US:  # none sent, or a clock nobody can live by
             ts_us = arrival_us
         self._seen(datagram, packet, trusted, arrival_us - ts_us)
+        if packet.defects:
+            self.counts.defects.update(packet.defects)
         kind = packet.protocol_type
         if kind == SIP:
             self._sip(datagram, packet, trusted, ts_us, events)
@@ -192,6 +195,8 @@ class Decoder:
         agent = self._agent_name(datagram.agent_addr, packet.agent_id)
         for sip in messages:
             msg_id = self._next_id(datagram.arrival_us)
+            if sip.defects:
+                self.counts.defects.update(sip.defects)
             hop = transport or sip.via_transport or "tls"
             rows.append(
                 (

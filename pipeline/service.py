@@ -247,6 +247,7 @@ class Service:
             dropped_by_reason=dropped,
             queued=queue["depth"] + self.decoder.pending + self._handed_over - stored - lost,
             weird=dict(self.decoder.counts.weird),
+            defects=dict(self.decoder.counts.defects),
             findings=dict(self._findings),
             actions=[
                 {"action": action, "outcome": outcome, "dry_run": dry_run, "count": count}

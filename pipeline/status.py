@@ -36,6 +36,7 @@ class Status:
     dropped_by_reason: dict[str, int]
     queued: int
     weird: dict[str, int]
+    defects: dict[str, int]  # what was mended in messages that are stored as `sip`, `rtcp`, `log`
     findings: dict[str, int]
     actions: list[dict[str, Any]]
     rows_refused: dict[str, int]
@@ -112,6 +113,7 @@ def as_text(status: dict[str, Any]) -> str:
         ("dropped", "dropped_by_reason"),
         ("rejected", "rejected_by_reason"),
         ("weird", "weird"),
+        ("mended", "defects"),
     ):
         told = ", ".join(f"{count} {reason}" for reason, count in status[counts].items() if count)
         if told:

@@ -66,6 +66,13 @@ def _print(plugin: Any, state: str, settings: Any, table: str, as_json: bool) ->
         f"{plugin.name} ({state}; from {plugin.origin})\n  {plugin.summary}\n  [{table}.{plugin.name}]"
     )
     for name, field in plugin.cls.Settings.model_fields.items():
-        value = json.dumps(values[name]) if name in values else "(no default)"
+        value = json.dumps(values[name]) if name in values else _default(field)
         typer.echo(f"  {name} = {value}" + (f"    # {field.description}" if field.description else ""))
     typer.echo("")
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "(must be set)"
+    default = field.get_default(call_default_factory=True)
+    return json.dumps(default, default=str)
