@@ -127,7 +127,7 @@ def split_head(payload: bytes, defects: list[str]) -> tuple[list[str], int]:
 def _split_odd_head(payload: bytes, start: int, defects: list[str]) -> tuple[list[str], int]:
     """As `split_head`, for lines that end in a bare LF, hold a bare CR, or lack the empty line at the end.
 
-    A bare CR inside is a blank, as Kamailio takes it: it must not open a header of its own.
+    A bare CR inside is taken for a blank: it must not open a header that other receivers do not see.
     """
     blank = _BLANK_LINE.search(payload, start)
     end, body_start = blank.span() if blank else (len(payload), len(payload))
