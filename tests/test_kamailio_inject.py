@@ -11,24 +11,14 @@ import time
 
 import pytest
 from world.kamailio import HERE, Kamailio
-from world.late_caller import LateCaller
+from world.late_caller import COMPENSATED, SECRET, LateCaller
 from world.parties import Parties
 from world.phone import Phone
 from world.sip import DOMAIN, REASON_ELSEWHERE, header, headers, new_call_id
 
 pytestmark = pytest.mark.timeout(60)
 
-SECRET = "correct horse battery staple"
 UNREACHABLE = "10.11.12.13:5060"
-COMPENSATED = [
-    "received INVITE",
-    "sent 100",
-    "sent 180",
-    "received CANCEL",
-    "sent 200",
-    "sent 487",
-    "received ACK",
-]
 REASONS = {"canceled": None, "answered": REASON_ELSEWHERE}
 
 
@@ -311,9 +301,7 @@ def test_another_form_of_the_aor(start_kamailio, meet):
 def test_a_phone_behind_an_edge_proxy(start_kamailio, meet, transport):
     core = start_kamailio(defines={"HEPDUCK_SECRET": SECRET, "NO_MIRROR": None})
     host, port = core.proxy()
-    edge = start_kamailio(
-        config=HERE / "edge.cfg", defines={"CORE": f"sip:{host}:{port}", "NO_MIRROR": None}
-    )
+    edge = start_kamailio(config=HERE / "edge.cfg", defines={"CORE": f"sip:{host}:{port}", "NO_MIRROR": None})
     parties = meet(core)
     phone = parties.registered("bob", transport, proxy=edge.proxy(transport), contact=UNREACHABLE)
     caller = parties.late_caller("bob")

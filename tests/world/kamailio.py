@@ -56,11 +56,11 @@ class Kamailio:
             for a in addresses
             for transport in ("udp", "tcp")
         ]
-        given: dict[str, Define] = {"CONTROL": self._control, **(defines or {})}
+        self.defines: dict[str, Define] = {"CONTROL": self._control, **(defines or {})}
         if certificate:
             self.tls_port = free_port(address)
             listen.append(f"tls:{address}:{self.tls_port}")
-            given |= {
+            self.defines |= {
                 "WITH_TLS": None,
                 "TLS_CERTIFICATE": str(certificate.certificate),
                 "TLS_KEY": str(certificate.key),
@@ -69,7 +69,7 @@ class Kamailio:
             *(programs.find("kamailio"), "-f", str(config), "-DD", "-E", "-Y", self._sockets.name),
             *("-P", f"{self._sockets.name}/pid", "-m", "64", "-M", "8"),
             *(word for socket in listen for word in ("-l", socket)),
-            *(word for name, value in given.items() for word in ("-A", _define(name, value))),
+            *(word for name, value in self.defines.items() for word in ("-A", _define(name, value))),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -5,6 +5,19 @@ from __future__ import annotations
 from world.endpoint import Endpoint
 from world.sip import DOMAIN, header, headers, new_token
 
+SECRET = "correct horse battery staple"
+
+# What a phone that rings until it is told otherwise sees of a compensating call.
+COMPENSATED = [
+    "received INVITE",
+    "sent 100",
+    "sent 180",
+    "received CANCEL",
+    "sent 200",
+    "sent 487",
+    "received ACK",
+]
+
 
 class LateCaller(Endpoint):
     """Makes one compensating call; each step is a method, so that a test may leave one out."""
