@@ -7,7 +7,7 @@ files, so that after a power cut the catalog would name files that are empty.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ def conform(name: str, rows: pa.Table | Sequence[Mapping[str, Any]], node: str) 
     """
     schema = arrow_schema(name)
     try:
-        table = rows if isinstance(rows, pa.Table) else _from_rows(rows, schema)
-        if unknown := set(table.column_names) - set(schema.names):
+        given = rows.column_names if isinstance(rows, pa.Table) else {key for row in rows for key in row}
+        if unknown := set(given) - set(schema.names):
             raise StoreError(f"table {name} has no column {', '.join(sorted(unknown))}")
+        table = rows if isinstance(rows, pa.Table) else _from_rows(rows, given, schema)
         return pa.table(
             [_column(table, field, node) for field in schema],
             schema=schema,
@@ -89,13 +90,10 @@ def remove_files(files: Sequence[Path]) -> None:
             continue
 
 
-def _from_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    names = {name for row in rows for name in row}
+def _from_rows(rows: Sequence[Mapping[str, Any]], names: Collection[str], schema: pa.Schema) -> pa.Table:
     arrays = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if name not in schema.names:
-            raise StoreError(f"no such column: {name}")
         kind = schema.field(name).type
         if kind == pa.json_():
             values = [_json_text(value) for value in values]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _MIGRATION_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 _COMMENT = re.compile(r"--[^\n]*")
-_CREATE_TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\);", re.DOTALL)
+_CREATE_TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\s*\);", re.DOTALL)
 _ADD_COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN (\w+) ([A-Z]+(?:\[\])?)")
 _COLUMN = re.compile(r"(\w+) ([A-Z]+(?:\[\])?),?")
 

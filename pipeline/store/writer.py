@@ -7,6 +7,7 @@ again with the same batch until it succeeds or the writer is stopped.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -207,7 +208,7 @@ class Writer:
         return True
 
     def _run(self) -> None:
-        last_flush = 0.0
+        last_flush = -math.inf
         while (batch := self._next_batch(last_flush)) is not None:
             last_flush = time.monotonic()
             self._write(batch)
