@@ -183,7 +183,7 @@ class RuleRunner:
             await asyncio.wait(self._tasks, timeout=self._settings.drain.total_seconds())
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for action in live:
             await self._stop_action(action)
 

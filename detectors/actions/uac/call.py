@@ -20,6 +20,7 @@ from sipmessage import Response
 from detectors.actions.uac.endpoint import Endpoint
 from detectors.actions.uac.messages import Party, Script, to_tag
 from detectors.actions.uac.transactions import InviteTransaction, Wiring
+from pipeline.errors import ActionError
 
 # Final replies that a proxy makes itself when no device has answered (477, 478: Kamailio, cannot send).
 _FROM_PROXY = frozenset(
@@ -108,12 +109,16 @@ class CompensatingCall:
         self._acks: dict[str, bytes] = {}  # of 2xx, by To tag
 
     async def run(self) -> CallReport:
-        """Place the call and wait for its end. Raises ActionError when the link cannot be opened.
+        """Place the call and wait for its end.
 
         When cancelled it leaves nothing ringing: the CANCEL still goes out, as soon as it may, and a
         final reply is still acknowledged, while the endpoint lives.
         """
-        await self._endpoint.link.open()
+        try:
+            await self._endpoint.link.open()
+        except ActionError as error:
+            self._conclude("transport_error", str(error))
+            return self.report
         self._party = self._endpoint.link.party
         wiring = Wiring(
             send=self._endpoint.link.send,
