@@ -314,7 +314,7 @@ def test_the_same_batch_committed_twice_is_there_once(store: Path) -> None:
     catalog = Catalog(paths, "n1", QUIET, read_migrations())
     tables = {"sip": conform("sip", sip_rows(60), "n1")}
     catalog.commit("batch-1", tables, T0)
-    catalog.commit("batch-1", tables, T0)
+    catalog.commit("batch-1", tables, T0, again=True)
     assert catalog.connection.execute("SELECT count(*) FROM sip").fetchone() == (60,)
     catalog.close()
 

@@ -73,9 +73,18 @@ class Catalog:
         ).fetchone()
         return int(row[0]) if row else 0
 
-    def commit(self, batch_id: str, tables: Mapping[str, pa.Table], recorded_at: datetime) -> None:
-        """Write and register all of a batch, or nothing. Safe to call again with the same batch."""
-        if self.has_committed(batch_id):
+    def commit(
+        self,
+        batch_id: str,
+        tables: Mapping[str, pa.Table],
+        recorded_at: datetime,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Write and register all of a batch, or nothing. After a failure call it `again` with the same batch:
+        a COMMIT that failed may have come through.
+        """
+        if again and self.has_committed(batch_id):
             return
         files: dict[str, list[Path]] = {}
         run = self.connection.execute

@@ -96,8 +96,8 @@ class Reader:
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         self._paths = StorePaths.of(path)
         self._options = options
+        self._seen = _state(self._paths)
         self._connection = open_reader(path, **options)
-        self._live = writer_runs(self._paths)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -107,12 +107,12 @@ class Reader:
     def reopen(self) -> None:
         """Attach afresh: to the running tap, or to the newest catalog."""
         self._connection.close()
-        self._live = writer_runs(self._paths)
+        self._seen = _state(self._paths)
         self._connection = open_reader(self._paths.root, **self._options)
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
         """The whole result of `sql`. Tried once more on a fresh attachment when the first one went stale."""
-        if writer_runs(self._paths) != self._live:
+        if _state(self._paths) != self._seen:
             self.reopen()
         try:
             return self._connection.execute(sql, parameters).to_arrow_table()
@@ -129,6 +129,17 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _state(paths: StorePaths) -> object:
+    """What an attachment depends on: a running tap, or else the catalog file as it is."""
+    if writer_runs(paths):
+        return "live"
+    try:
+        file = paths.catalog.stat()
+    except FileNotFoundError:
+        return None
+    return file.st_ino, file.st_mtime_ns, file.st_size
 
 
 def _new_connection(memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:

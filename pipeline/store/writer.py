@@ -61,6 +61,7 @@ class _Batch:
     def __init__(self, entries: list[_Entry]) -> None:
         self.entries = entries
         self.batch_id = uuid.uuid4().hex
+        self.failed = False  # once at least
         grouped: dict[str, list[pa.Table]] = {}
         for entry in entries:
             if entry.rows.num_rows:
@@ -245,7 +246,7 @@ class Writer:
             try:
                 self._commit(batch)
             except (duckdb.Error, OSError, StoreError, pa.ArrowException) as error:
-                failure = error
+                failure, batch.failed = error, True
             else:
                 self._settle(batch, (time.monotonic() - began) * 1000)
                 return
@@ -269,7 +270,7 @@ class Writer:
         # Strictly rising, so that the latest of several states is always known.
         self._recorded_at = max(datetime.now(UTC), self._recorded_at + timedelta(microseconds=1))
         try:
-            self._catalog.commit(batch.batch_id, batch.tables, self._recorded_at)
+            self._catalog.commit(batch.batch_id, batch.tables, self._recorded_at, again=batch.failed)
         except (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException):
             self._catalog.close()  # DuckDB refuses all further work on such a connection
             self._catalog = None
