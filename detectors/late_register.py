@@ -149,15 +149,19 @@ class LateRegister:
         ending = call.ending()
         if ending is None or ending.outcome not in self.settings.outcomes:
             return None
-        accepted = device.accepted_between(ending.ts_us, ending.ts_us + self._window_us)
-        if accepted is None:
-            accepted = device.accepted_between(call.first_us, ending.ts_us)
-            if accepted is None:
-                return None
-            decided_us = ending.ts_us + self._grace_us
-        else:
+        after = device.accepted_between(ending.ts_us, ending.ts_us + self._window_us)
+        before = device.accepted_between(call.first_us, ending.ts_us)
+        if after:
+            accepted = after[0]
             decided_us = accepted.ts_us
-        if not self._is_push(accepted.registration) or self._reached(call, device):
+        elif before:
+            accepted = before[-1]  # where it is now
+            decided_us = ending.ts_us + self._grace_us
+            if accepted.ts_us < device.removed_us <= decided_us:
+                return None  # it has gone again
+        else:
+            return None
+        if not self._is_push(accepted.registration) or self._state.reached(call, device):
             return None
         return ending, accepted, decided_us
 
@@ -172,13 +176,6 @@ class LateRegister:
             return ()  # most calls, most of the time
         keys = (self._account(key) for key in call.callee_keys())
         return self._state.devices_of(call, keys)
-
-    @staticmethod
-    def _reached(call: Call, device: Device) -> bool:
-        edge_ips = frozenset(ip for a in device.accepted for ip in a.registration.edge_ips)
-        contact = device.latest.contact
-        uri = contact.uri if contact is not None else ""
-        return any(call.reached(address, edge_ips=edge_ips, contact=uri) for address in device.sources)
 
     def _is_push(self, registration: Registration) -> bool:
         if registration.sip.user_agent and self._user_agent.search(registration.sip.user_agent):

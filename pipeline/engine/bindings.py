@@ -18,6 +18,7 @@ from pipeline.protocols.sip import SipMessage
 from pipeline.protocols.uri import Contact, aor, parse_contacts, path_received, via_source
 
 ACCEPTED_REMEMBERED = 16  # accepted REGISTERs of one device that a call in progress may look back on
+PLACES_REMEMBERED = 8  # addresses of one device: a call may have rung it where it no longer is
 
 
 class Source(NamedTuple):
@@ -160,6 +161,15 @@ class Accepted(NamedTuple):
     registration: Registration
 
 
+class Place(NamedTuple):
+    """Where a device is or was to be found, from its newest REGISTER from there."""
+
+    source: Source
+    contact: str  # the registrar makes it the Request-URI of calls to the device (RFC 3261 16.5)
+    edge_ips: set[str]  # the edge proxies that the REGISTER came through
+    ts_us: int
+
+
 @dataclass(slots=True, eq=False)
 class Device:
     """A phone of one account, known from its accepted REGISTERs."""
@@ -168,7 +178,7 @@ class Device:
     identity: str
     agent: str
     accepted: deque[Accepted] = field(default_factory=lambda: deque(maxlen=ACCEPTED_REMEMBERED))
-    sources: dict[Address, Source] = field(default_factory=dict)  # oldest first; where it was seen
+    places: dict[Address, Place] = field(default_factory=dict)  # oldest first
     removed_us: int = -1
     expires_us: int = 0
 
@@ -177,7 +187,34 @@ class Device:
         """The newest accepted REGISTER."""
         return max(self.accepted, key=lambda accepted: accepted.ts_us).registration
 
-    def accepted_between(self, after_us: int, until_us: int) -> Accepted | None:
-        """The first accepted REGISTER in (`after_us`, `until_us`] that was not taken back since."""
-        inside = [a for a in self.accepted if after_us < a.ts_us <= until_us and a.ts_us > self.removed_us]
-        return min(inside, key=lambda accepted: accepted.ts_us, default=None)
+    def accepted_between(self, after_us: int, until_us: int) -> list[Accepted]:
+        """Its accepted REGISTERs in (`after_us`, `until_us`], in time order."""
+        inside = [a for a in self.accepted if after_us < a.ts_us <= until_us]
+        return sorted(inside, key=lambda accepted: accepted.ts_us)
+
+    def remember(self, registration: Registration, ts_us: int, memory_us: int) -> list[Address]:
+        """Take in a REGISTER accepted at `ts_us`; the addresses forgotten for it.
+
+        Of older ones those of the last `memory_us` are kept.
+        """
+        while self.accepted and self.accepted[0].ts_us < ts_us - memory_us:
+            self.accepted.popleft()
+        self.accepted.append(Accepted(ts_us, registration))
+        contact = registration.contact
+        place = Place(registration.source, contact.uri if contact else "", registration.edge_ips, ts_us)
+        address = registration.source.address
+        known = self.places.pop(address, place)
+        self.places[address] = max(known, place, key=lambda p: p.ts_us)
+        forgotten = list(self.places)[:-PLACES_REMEMBERED]
+        for old in forgotten:
+            del self.places[old]
+        return forgotten
+
+    def is_removed_by(self, registration: Registration) -> bool:
+        """Whether an un-REGISTER of the device's account takes this device's binding away (RFC 3261 10.2.2)."""
+        named = {contact.uri for contact in registration.contacts}
+        return (
+            any(contact.star for contact in registration.contacts)
+            or registration.identity == self.identity
+            or not named.isdisjoint(place.contact for place in self.places.values())
+        )

@@ -8,6 +8,7 @@ stray 200 or CANCEL is mirrored too and proves nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -121,6 +122,7 @@ class Call:
                 return self._add_invite(event)
         elif method == "CANCEL":
             key = leg_key(event)
+            self.trusted = self.trusted and event.trusted
             if sip.is_request:
                 self.cancels.setdefault(key, Mark(event.ts_us, event.msg_id))
                 return True
@@ -237,25 +239,12 @@ class Call:
         ]
         return max(answered, key=lambda leg: leg.via_count).dst if answered else None
 
-    def reached(self, address: Address, *, edge_ips: frozenset[str] = frozenset(), contact: str = "") -> bool:
-        """Whether an INVITE went to `address` and anything came back from there.
-
-        Behind an edge proxy whose far side is not mirrored, the INVITE is seen going to the edge
-        (`edge_ips`) with the phone's `contact` as Request-URI; what the edge may have said itself is no sign.
-        """
+    def replied_legs(self) -> Iterator[tuple[Leg, Collection[int]]]:
+        """The legs that brought anything back, with the statuses that came."""
         for key, leg in self.legs.items():
             statuses = self.replies.get(key)
-            if not statuses:
-                continue
-            if leg.dst == address:
-                return True
-            if (
-                leg.dst[0] in edge_ips
-                and leg.ruri == contact
-                and any(status > 100 and status not in MADE_BY_EDGE for status in statuses)
-            ):
-                return True
-        return False
+            if statuses:
+                yield leg, statuses
 
     def facts(self) -> Facts:
         """The times and the result of the call so far."""

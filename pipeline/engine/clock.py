@@ -79,6 +79,9 @@ class Clocks:
         if clock is None:
             clock = self._clocks[agent] = _AgentClock(at_us, 0)
         heapq.heappush(clock.heap, (at_us, self._serial, key, at_us))
+        if len(clock.heap) > 2 * len(self._timers) + 64:  # most were moved or cancelled
+            clock.heap = [entry for entry in clock.heap if self._is_set(entry[2], entry[1])]
+            heapq.heapify(clock.heap)
 
     def cancel(self, owner: str, name: str) -> None:
         """Forget a timer; nothing happens when there is none."""
@@ -94,10 +97,13 @@ class Clocks:
         """How many timers are set."""
         return len(self._timers)
 
+    def _is_set(self, key: tuple[str, str], serial: int) -> bool:
+        return self._timers.get(key, (0,))[0] == serial  # neither cancelled nor moved since
+
     def _pop(self, agent: str, clock: _AgentClock, until_us: int | None) -> Iterator[Due]:
         heap = clock.heap
         while heap and (until_us is None or heap[0][0] <= until_us):
             _, serial, key, at_us = heapq.heappop(heap)
-            if self._timers.get(key, (0,))[0] == serial:  # not cancelled, not moved
+            if self._is_set(key, serial):
                 del self._timers[key]
                 yield Due(key[0], key[1], at_us, agent)

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.engine.bindings import Accepted, Device, Registration
-from pipeline.engine.calls import Call, Mark
+from pipeline.engine.bindings import Device, Place, Registration
+from pipeline.engine.calls import MADE_BY_EDGE, Call, Leg, Mark
 from pipeline.engine.events import Address, SipEvent
+from pipeline.protocols.uri import parse_uri
 
 SECOND_US = 1_000_000
 CALL_SILENT_US = 240 * SECOND_US  # ringing may be silent for longer than timer C (RFC 3261 16.6: > 3 min)
@@ -48,6 +49,7 @@ class State:
         self.devices: dict[tuple[str, str], Device] = {}
         self._calls_by_key: dict[str, dict[str, Call]] = {}
         self._calls_by_target: dict[Address, dict[str, Call]] = {}
+        self._removals: dict[str, dict[tuple[str, int | None], Registration]] = {}  # recent, by account
         self._devices_by_key: dict[str, dict[tuple[str, str], Device]] = {}
         self._devices_by_address: dict[Address, dict[tuple[str, str], Device]] = {}
         self.evicted = {"call": 0, "device": 0, "registration": 0}
@@ -96,7 +98,9 @@ class State:
         name = (sip.call_id, sip.cseq)
         registration = self.registrations.get(name)
         if registration is None:
-            self._make_room(self.registrations, self._settings.max_registrations, "registration", None)
+            self._make_room(
+                self.registrations, self._settings.max_registrations, "registration", self._drop_registration
+            )
             registration = self.registrations[name] = Registration(
                 sip.call_id, sip.cseq, event.agent, Mark(event.ts_us, event.msg_id), event.trusted
             )
@@ -115,8 +119,9 @@ class State:
         if not registration.binds:
             if registration.removes:
                 self.registered.append((registration, "removed"))
-                if device is not None:
-                    device.removed_us = max(device.removed_us, ts_us)
+                self._removals.setdefault(account, {})[registration.call_id, registration.cseq] = registration
+                for one in self._devices_by_key.get(account, {}).values():
+                    self._remove_bindings(one)
             return
         if device is None:
             device = Device(account, registration.identity, registration.agent)
@@ -126,11 +131,18 @@ class State:
                 self._devices_by_key.setdefault(name, {})[key] = device
         known = bool(device.accepted) and device.removed_us < ts_us <= device.expires_us
         self.registered.append((registration, "refreshed" if known else "registered"))
-        device.accepted.append(Accepted(ts_us, registration))
-        device.sources[registration.source.address] = registration.source
+        for forgotten in device.remember(registration, ts_us, self._memory_us):
+            _remove(self._devices_by_address, forgotten, key)
         self._devices_by_address.setdefault(registration.source.address, {})[key] = device
+        self._remove_bindings(device)
         device.expires_us = max(device.expires_us, ts_us + registration.expires_s * SECOND_US)
         self._start_timer(f"device:{key[0]}|{key[1]}", device.expires_us + self._memory_us, device.agent)
+
+    def _remove_bindings(self, device: Device) -> None:
+        # An un-REGISTER may be mirrored before the REGISTER that it takes back.
+        for removal in self._removals.get(device.aor, {}).values():
+            if removal.accepted is not None and device.is_removed_by(removal):
+                device.removed_us = max(device.removed_us, removal.accepted.ts_us)
 
     # -- questions of detectors ------------------------------------------------------------------------
 
@@ -140,9 +152,9 @@ class State:
         for key in keys:
             found.update(self._calls_by_key.get(key, {}))
             for device in self._devices_by_key.get(key, {}).values():
-                for address in device.sources:
+                for address, place in device.places.items():
                     for call_id, call in self._calls_by_target.get(address, {}).items():
-                        if self._sent_to(call, device, address):
+                        if _sent_to(call, address, place):
                             found[call_id] = call
         yield from found.values()
 
@@ -151,7 +163,7 @@ class State:
         names = set(keys)
         for leg in call.legs.values():
             for device in self._devices_by_address.get(leg.dst, {}).values():
-                if self._sent_to(call, device, leg.dst):
+                if _sent_to(call, leg.dst, device.places[leg.dst]):
                     names.add(device.aor)
         found: dict[tuple[str, str], Device] = {}
         for name in names:
@@ -162,12 +174,35 @@ class State:
         """The device that this registration made or refreshed."""
         return self.devices.get((registration.aor or "", registration.identity))
 
-    @staticmethod
-    def _sent_to(call: Call, device: Device, address: Address) -> bool:
-        # Two accounts may share one phone, and so one address: the Request-URI tells which is called.
-        contact = device.latest.contact
-        user = contact.address.user if contact is not None and contact.address is not None else None
-        return any(leg.dst == address and leg.ruri_user == user for leg in call.legs.values())
+    def reached(self, call: Call, device: Device) -> bool:
+        """Whether an INVITE of the call went to the device, wherever it was, and anything came back from there.
+
+        Behind an edge proxy whose far side is not mirrored the INVITE is seen going to the edge, with the
+        phone's contact as Request-URI; what the edge may have said itself is no sign.
+        """
+        for leg, statuses in call.replied_legs():
+            place = device.places.get(leg.dst)
+            if place is not None and self._is_for(leg, device, place):
+                return True
+            if any(
+                leg.dst[0] in p.edge_ips and leg.ruri == p.contact for p in device.places.values()
+            ) and any(status > 100 and status not in MADE_BY_EDGE for status in statuses):
+                return True
+        return False
+
+    def _is_for(self, leg: Leg, device: Device, place: Place) -> bool:
+        # Phones may share an address, at once (behind a session border controller) or one after the other.
+        # The INVITE is for the one whose contact it names; if several have that, for the last that came.
+        others = [
+            other.places[leg.dst]
+            for other in self._devices_by_address[leg.dst].values()
+            if other.identity != device.identity
+        ]
+        if place.contact != leg.ruri:
+            return all(other.contact != leg.ruri for other in others)
+        return not any(
+            other.contact == leg.ruri and place.ts_us < other.ts_us < leg.first.ts_us for other in others
+        )
 
     # -- expiry ----------------------------------------------------------------------------------------
 
@@ -178,7 +213,7 @@ class State:
             self._expire_call(rest, name, at_us, agent)
         elif kind == "register":
             cseq, _, call_id = rest.partition(":")
-            self.registrations.pop((call_id, None if cseq == "None" else int(cseq)), None)
+            self._drop_registration((call_id, None if cseq == "None" else int(cseq)))
         elif kind == "device":
             aor, _, identity = rest.partition("|")
             device = self.devices.get((aor, identity))
@@ -207,20 +242,19 @@ class State:
         else:
             self._drop_call(call_id)
 
-    def _make_room(
-        self, table: dict[Any, Any], limit: int, kind: str, drop: Callable[[Any], None] | None
-    ) -> None:
+    def _make_room(self, table: dict[Any, Any], limit: int, kind: str, drop: Callable[[Any], None]) -> None:
         while len(table) >= limit:
-            oldest = next(iter(table))
             self.evicted[kind] += 1
-            if drop is None:
-                del table[oldest]
-            else:
-                drop(oldest)
+            drop(next(iter(table)))
 
     def _drop_call(self, call_id: str) -> None:
         call = self.calls.pop(call_id)
         self._unindex(call)
+
+    def _drop_registration(self, name: tuple[str, int | None]) -> None:
+        registration = self.registrations.pop(name, None)
+        if registration is not None and registration.nearest is not None and registration.aor is not None:
+            _remove(self._removals, registration.aor, name)
 
     def _unindex(self, call: Call) -> None:
         for key in call.callee_keys():
@@ -233,8 +267,15 @@ class State:
         device = self.devices.pop(key)
         for name in index_keys(device.aor):
             _remove(self._devices_by_key, name, key)
-        for address in device.sources:
+        for address in device.places:
             _remove(self._devices_by_address, address, key)
+
+
+def _sent_to(call: Call, address: Address, place: Place) -> bool:
+    # Two accounts may share one phone, and so one address: the Request-URI tells which is called.
+    uri = parse_uri(place.contact)
+    user = uri.user if uri is not None else None
+    return any(leg.dst == address and leg.ruri_user == user for leg in call.legs.values())
 
 
 def _remove(index: dict[Any, dict[Any, Any]], name: Any, member: Any) -> None:
