@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import structlog
 
 from pipeline.engine.events import SipEvent
 from pipeline.engine.rows import at
@@ -23,15 +24,19 @@ from pipeline.protocols.hep import decode as decode_hep
 from pipeline.protocols.sip import SipMessage, parse
 from pipeline.store.schema import arrow_schema
 
+log = structlog.get_logger(__name__)
+
 DAY_US = 86_400_000_000
 WEIRD_HEAD_BYTES = 256
 MAX_AGENTS = 10_000
+BUGS_LOGGED = 10
 SIP, LOG = 1, 100  # HEP protocol types
 QUALITY = frozenset({5, 32, 34, 35, 99})  # RTCP as JSON, and the reports made of it
 METHODS = frozenset(
     "INVITE ACK BYE CANCEL OPTIONS REGISTER PRACK SUBSCRIBE NOTIFY PUBLISH INFO REFER MESSAGE UPDATE".split()
 )
-_DATAGRAMS = ("udp", "sctp")  # one message each; on a stream several may follow each other
+# One message a datagram; on a stream several may follow each other. TLS, WS and WSS the Via must tell.
+_IS_DATAGRAM = {"udp": True, "sctp": True, "tcp": False}
 
 # The order in which rows are made; what the store's table has beyond it stays NULL here.
 _HEAD = "ts received_at node agent_id agent_addr src_ip src_port dst_ip dst_port correlation_id".split()
@@ -101,11 +106,13 @@ class Counts:
 class Decoder:
     """Turns datagrams into events at once, and keeps the rows until they are taken as Arrow tables."""
 
-    def __init__(self, node: str, interest: Collection[str], admit: Admit = admit_all) -> None:
+    def __init__(
+        self, node: str, interest: Collection[str], admit: Admit = admit_all, *, last_msg_id: int = 0
+    ) -> None:
         self._node = node
         self._interest = frozenset(interest)
         self._admit = admit
-        self._last_id = 0
+        self._last_id = last_msg_id
         self._made = 0  # messages that became a row or were rejected
         self._rows: dict[str, list[tuple[Any, ...]]] = {"sip": [], "rtcp": [], "log": [], "weird": []}
         self._agents: dict[tuple[str, int | None], AgentSeen] = {}
@@ -123,19 +130,24 @@ class Decoder:
         for datagram in datagrams:
             before = self._made
             try:
-                packets = decode_hep(datagram.data, now_us=datagram.arrival_us)
+                self._datagram(datagram, events)
             except DecodeError as error:
                 self._weird(datagram, datagram.arrival_us, error.kind, error.detail, datagram.data)
-                continue
-            for packet in packets:
-                trusted = self._admit(datagram, packet)
-                if trusted is None:
-                    self.counts.rejected["bad_key"] += 1
-                    self._made += 1
-                else:
-                    self._packet(datagram, packet, trusted, events)
+            except Exception as error:  # a bug of ours must cost one datagram, not the tap
+                if self.counts.weird["bug"] < BUGS_LOGGED:
+                    log.exception("decoder failed", head=datagram.data[:WEIRD_HEAD_BYTES].hex())
+                self._weird(datagram, datagram.arrival_us, "bug", repr(error), datagram.data)
             self.counts.unpacked += self._made - before - 1
         return events
+
+    def _datagram(self, datagram: Datagram, events: list[SipEvent]) -> None:
+        for packet in decode_hep(datagram.data, now_us=datagram.arrival_us):
+            trusted = self._admit(datagram, packet)
+            if trusted is None:
+                self.counts.rejected["bad_key"] += 1
+                self._made += 1
+            else:
+                self._packet(datagram, packet, trusted, events)
 
     def take(self) -> dict[str, pa.Table]:
         """The rows since the last call, as one Arrow table for each table of the store that got any."""
@@ -187,7 +199,7 @@ class Decoder:
     ) -> None:
         transport = packet.transport
         try:
-            messages: Sequence[SipMessage] = parse(packet.payload, datagram=transport in _DATAGRAMS or None)
+            messages: Sequence[SipMessage] = parse(packet.payload, datagram=_IS_DATAGRAM.get(transport or ""))
         except DecodeError as error:
             self._weird(datagram, ts_us, error.kind, error.detail, packet.payload)
             return

@@ -40,6 +40,7 @@ HAND_OVER_ROWS = 4_000  # rows that make the loop hand a batch to the writer bef
 HAND_OVER_S = 0.5
 STATUS_S = 1.0
 AGENTS_S = 10.0
+HOLDS_S = 1.0  # a stop waits that long for findings that are still held
 SWITCH_INTERVAL_S = 0.001  # the receive threads and the rules must not wait 5 ms for the interpreter
 
 log = structlog.get_logger(__name__)
@@ -63,7 +64,6 @@ class Service:
         self.paths = StorePaths.of(settings.store.path)
         detectors, actions = detectors_of(settings), actions_of(settings)
         self.engine = Engine(detectors, settings.engine)
-        self.decoder = Decoder(settings.node, self.engine.interest, settings.tap.agent_check().admit)
         self.queue = BatchQueue(settings.engine.queue_datagrams)
         self._record_to = record_to
         deliver = self.queue.put_batch if record_to is None else self._deliver_and_record
@@ -74,6 +74,12 @@ class Service:
         except BaseException:
             self.tap.stop()
             raise
+        self.decoder = Decoder(
+            settings.node,
+            self.engine.interest,
+            settings.tap.agent_check().admit,
+            last_msg_id=self.writer.last_msg_id,
+        )
         self.rules = RuleRunner(
             settings.rules, actions, self.ledger, self._record_attempt, stop_file=self.paths.root / "STOP"
         )
@@ -279,11 +285,14 @@ class Service:
 
     def _close(self) -> None:
         log.info("stopping", queued=self.queue.depth)
+        give_up_s = time.monotonic() + HOLDS_S
+        while self.engine.holding and time.monotonic() < give_up_s:
+            self.step()  # with the tap still open: what spares a held phone its call may yet come
+        if self.engine.holding:
+            log.warning("findings still held were given up", held=self.engine.holding)
         self.tap.stop()
         while self.queue.depth:
             self.step()
-        for finding in self.engine.finish():  # what is still held is owed as well
-            self._raise(finding)
         self.rules.stop()
         self._hand_over()
         self._hand_over_states()

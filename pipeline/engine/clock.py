@@ -9,7 +9,7 @@ clock set, or an older recording is being played: its timers keep the time that 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -99,6 +99,10 @@ class Clocks:
 
     def _is_set(self, key: tuple[str, str], serial: int) -> bool:
         return self._timers.get(key, (0,))[0] == serial  # neither cancelled nor moved since
+
+    def pending_of(self, owners: Container[str]) -> int:
+        """How many of them belong to one of `owners`."""
+        return sum(owner in owners for owner, _ in self._timers)
 
     def _pop(self, agent: str, clock: _AgentClock, until_us: int | None) -> Iterator[Due]:
         heap = clock.heap

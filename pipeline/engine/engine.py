@@ -107,6 +107,11 @@ class Engine:
         """Detectors that failed too often."""
         return [name for name, count in self._failures.items() if count >= FAILURES_ALLOWED]
 
+    @property
+    def holding(self) -> int:
+        """Timers of detectors that are set: facts not yet decided."""
+        return self.clocks.pending_of(self._detectors)
+
     def _fire(self, due: Due) -> list[Finding]:
         if due.owner == _STATE:
             self.state.timer(due.name, due.at_us, due.agent)
