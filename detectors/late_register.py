@@ -138,7 +138,7 @@ class LateRegister:
         ending, accepted, decided_us = owed
         due_us = decided_us + self._reorder_us
         if due_us > timer.ts_us:  # a message that came late moved the deciding fact
-            yield StartTimer(timer.name, due_us)
+            yield StartTimer(timer.name, due_us, ending.agent)
         else:
             yield self._finding(call, device, ending, accepted, decided_us)
 
@@ -149,8 +149,8 @@ class LateRegister:
         ending = call.ending()
         if ending is None or ending.outcome not in self.settings.outcomes:
             return None
-        after = device.accepted_between(ending.ts_us, ending.ts_us + self._window_us)
-        before = device.accepted_between(call.first_us, ending.ts_us)
+        after = device.accepted_between(ending.ts_us, ending.ts_us + self._window_us, ending.agent)
+        before = device.accepted_between(call.began_us(ending.agent), ending.ts_us, ending.agent)
         if after:
             accepted = after[0]
             decided_us = accepted.ts_us
@@ -169,7 +169,8 @@ class LateRegister:
         owed = self._owed(call, device)
         if owed is not None:
             name = f"{call.call_id}\n{device.aor}\n{device.identity}"
-            yield StartTimer(name, owed[2] + self._reorder_us)
+            ending, _, decided_us = owed
+            yield StartTimer(name, decided_us + self._reorder_us, ending.agent)
 
     def _late_candidates(self, call: Call) -> Iterable[Device]:
         if call.ending() is None:

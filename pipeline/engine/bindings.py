@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from pipeline.engine.calls import LegKey, Mark, leg_key
+from pipeline.engine.calls import LegKey, Mark, leg_key, mark_of
 from pipeline.engine.events import Address, SipEvent
 from pipeline.protocols.sip import SipMessage
 from pipeline.protocols.uri import Contact, aor, parse_contacts, path_received, via_source
 
 ACCEPTED_REMEMBERED = 16  # accepted REGISTERs of one device that a call in progress may look back on
+NEVER = Mark(-1, -1, "")
 PLACES_REMEMBERED = 8  # addresses of one device: a call may have rung it where it no longer is
 
 
@@ -58,22 +59,23 @@ class Registration:
     nearest: SipEvent | None = None  # the copy of the request nearest the phone
     edge_ips: set[str] = field(default_factory=set)
     requests: dict[LegKey, Mark] = field(default_factory=dict)
-    replies: dict[LegKey, tuple[int, Mark]] = field(default_factory=dict)
+    replies: dict[tuple[LegKey, str], tuple[int, Mark]] = field(default_factory=dict)  # leg, agent
     status: int | None = None
     accepted: Mark | None = None  # the 2xx, once it is known to answer this request
+    accepted_by: dict[str, Mark] = field(default_factory=dict)  # the same as each agent saw it
 
     def add(self, event: SipEvent) -> bool:
-        """Take one copy or reply in; True when with it the REGISTER is known to be accepted."""
+        """Take one copy or reply in; True when with it the REGISTER is known to be accepted, or when."""
         sip = event.sip
         self.trusted = self.trusted and event.trusted
         if sip.is_request:
-            self.requests.setdefault(leg_key(event), Mark(event.ts_us, event.msg_id))
+            self.requests.setdefault(leg_key(event), mark_of(event))
             if sip.via_count > 1:
                 self.edge_ips.add(event.src[0])
             if self.nearest is None or sip.via_count < self.nearest.sip.via_count:
                 self.nearest = event
         elif sip.status is not None and sip.status >= 200:
-            self.replies.setdefault(leg_key(event), (sip.status, Mark(event.ts_us, event.msg_id)))
+            self.replies.setdefault((leg_key(event), event.agent), (sip.status, mark_of(event)))
         else:
             return False
         return self._settle()
@@ -81,17 +83,25 @@ class Registration:
     def _settle(self) -> bool:
         # Only the registrar's own 2xx makes a binding: on the hop, and under the branch, of a request.
         news = False
-        for key, (status, mark) in self.replies.items():
+        for (key, agent), (status, mark) in self.replies.items():
             if key not in self.requests:
                 continue
             if 200 <= status < 300:
-                news = news or self.accepted is None
+                known = self.accepted_by.get(agent)
+                if known is None or mark.ts_us < known.ts_us:
+                    self.accepted_by[agent] = mark
+                    news = True
                 if self.accepted is None or mark.ts_us < self.accepted.ts_us:
                     self.accepted = mark
                 self.status = status
             elif self.accepted is None:
                 self.status = status
         return news
+
+    def accepted_us(self, agent: str) -> int:
+        """When it was accepted, told by the clock of `agent` if that saw it; only of an accepted one."""
+        assert self.accepted is not None
+        return self.accepted_by.get(agent, self.accepted).ts_us
 
     @property
     def sip(self) -> SipMessage:
@@ -155,7 +165,7 @@ class Registration:
 
 
 class Accepted(NamedTuple):
-    """One accepted REGISTER in a device's memory."""
+    """An accepted REGISTER and when it was, by the clock that was asked for."""
 
     ts_us: int
     registration: Registration
@@ -177,7 +187,7 @@ class Device:
     aor: str
     identity: str
     agent: str
-    accepted: deque[Accepted] = field(default_factory=lambda: deque(maxlen=ACCEPTED_REMEMBERED))
+    accepted: deque[Registration] = field(default_factory=lambda: deque(maxlen=ACCEPTED_REMEMBERED))
     places: dict[Address, Place] = field(default_factory=dict)  # oldest first
     removed_us: int = -1
     expires_us: int = 0
@@ -185,21 +195,21 @@ class Device:
     @property
     def latest(self) -> Registration:
         """The newest accepted REGISTER."""
-        return max(self.accepted, key=lambda accepted: accepted.ts_us).registration
+        return max(self.accepted, key=lambda registration: registration.accepted or NEVER)
 
-    def accepted_between(self, after_us: int, until_us: int) -> list[Accepted]:
-        """Its accepted REGISTERs in (`after_us`, `until_us`], in time order."""
-        inside = [a for a in self.accepted if after_us < a.ts_us <= until_us]
-        return sorted(inside, key=lambda accepted: accepted.ts_us)
+    def accepted_between(self, after_us: int, until_us: int, agent: str) -> list[Accepted]:
+        """Its REGISTERs accepted in (`after_us`, `until_us`] by the clock of `agent`, in time order."""
+        times = [Accepted(registration.accepted_us(agent), registration) for registration in self.accepted]
+        return sorted((a for a in times if after_us < a.ts_us <= until_us), key=lambda a: a.ts_us)
 
     def remember(self, registration: Registration, ts_us: int, memory_us: int) -> list[Address]:
         """Take in a REGISTER accepted at `ts_us`; the addresses forgotten for it.
 
         Of older ones those of the last `memory_us` are kept.
         """
-        while self.accepted and self.accepted[0].ts_us < ts_us - memory_us:
+        while self.accepted and (self.accepted[0].accepted or NEVER).ts_us < ts_us - memory_us:
             self.accepted.popleft()
-        self.accepted.append(Accepted(ts_us, registration))
+        self.accepted.append(registration)
         contact = registration.contact
         place = Place(registration.source, contact.uri if contact else "", registration.edge_ips, ts_us)
         address = registration.source.address

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pipeline.engine.events import Address, SipEvent
 from pipeline.protocols.uri import aor
@@ -26,10 +26,11 @@ MADE_BY_EDGE = frozenset({408, 430, 477, 478, 503})
 
 
 class Mark(NamedTuple):
-    """When a fact was first mirrored, and the stored message that proves it."""
+    """When a fact was first mirrored, the stored message that proves it, and whose clock told the time."""
 
     ts_us: int
     msg_id: int
+    agent: str
 
 
 class Ending(NamedTuple):
@@ -38,6 +39,7 @@ class Ending(NamedTuple):
     outcome: Outcome
     ts_us: int
     msg_id: int
+    agent: str
     status: int | None  # of the final reply to the caller; None while only the CANCEL is known
 
 
@@ -76,10 +78,16 @@ def leg_key(event: SipEvent) -> LegKey:
     return event.dst[0], event.src[0], sip.via_branch, sip.cseq
 
 
-def _note(marks: dict[int, Mark], status: int, event: SipEvent) -> None:
-    known = marks.get(status)
+def mark_of(event: SipEvent) -> Mark:
+    """The event as proof of a fact."""
+    return Mark(event.ts_us, event.msg_id, event.agent)
+
+
+def _note(marks: dict[Any, Mark], fact: object, event: SipEvent) -> None:
+    """Keep the earliest proof of each fact."""
+    known = marks.get(fact)
     if known is None or event.ts_us < known.ts_us:
-        marks[status] = Mark(event.ts_us, event.msg_id)
+        marks[fact] = mark_of(event)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,13 +132,13 @@ class Call:
             key = leg_key(event)
             self.trusted = self.trusted and event.trusted
             if sip.is_request:
-                self.cancels.setdefault(key, Mark(event.ts_us, event.msg_id))
+                _note(self.cancels, key, event)
                 return True
             if sip.status is not None and 200 <= sip.status < 300:
-                self.cancels_accepted.setdefault(key, Mark(event.ts_us, event.msg_id))
+                _note(self.cancels_accepted, key, event)
                 return True
         elif method == "BYE" and sip.is_request and self.bye is None:
-            self.bye = Mark(event.ts_us, event.msg_id)
+            self.bye = mark_of(event)
         return False
 
     def _add_invite(self, event: SipEvent) -> bool:
@@ -139,9 +147,15 @@ class Call:
             return False  # a retransmission, or the other node's copy of the same hop
         sip = event.sip
         self.trusted = self.trusted and event.trusted
-        mark = Mark(event.ts_us, event.msg_id)
         self.legs[key] = Leg(
-            event.src, event.dst, event.transport, sip.via_count, sip.ruri, sip.ruri_user, sip.ruri_host, mark
+            event.src,
+            event.dst,
+            event.transport,
+            sip.via_count,
+            sip.ruri,
+            sip.ruri_user,
+            sip.ruri_host,
+            mark_of(event),
         )
         if self.from_user is None:
             self.from_user, self.from_host, self.from_display = sip.from_user, sip.from_host, sip.from_display
@@ -210,14 +224,19 @@ class Call:
             finals = {s: m for s, m in self.replies.get(key, {}).items() if s >= 200 and s not in RETRIED}
             for status, mark in finals.items():
                 if 200 <= status < 300:
-                    return Ending("answered", mark.ts_us, mark.msg_id, status)
+                    return Ending("answered", *mark, status)
                 outcome = self._outcome_of(status)
                 if outcome is not None:
-                    facts.append(Ending(outcome, mark.ts_us, mark.msg_id, status))
+                    facts.append(Ending(outcome, *mark, status))
             cancel = self.cancels.get(key)
             if cancel is not None and (key in self.cancels_accepted or 487 in finals):
-                facts.append(Ending("canceled", cancel.ts_us, cancel.msg_id, 487 if 487 in finals else None))
+                facts.append(Ending("canceled", *cancel, 487 if 487 in finals else None))
         return min(facts, key=lambda fact: fact.ts_us, default=None)
+
+    def began_us(self, agent: str) -> int:
+        """When the first INVITE came in, told by the clock of `agent` if that saw it."""
+        seen = [leg.first.ts_us for leg in self.caller_legs().values() if leg.first.agent == agent]
+        return min(seen, default=self.first_us)
 
     def _outcome_of(self, status: int) -> Outcome | None:
         if status == 487:

@@ -33,10 +33,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StartTimer:
-    """Ask for a `TimerFired` once event time reaches `at_us`. Starting a running `name` moves it."""
+    """Ask for a `TimerFired` once event time reaches `at_us`. Starting a running `name` moves it.
+
+    `agent` names the capture agent whose clock `at_us` was told by; None: the one just heard.
+    """
 
     name: str
     at_us: int
+    agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

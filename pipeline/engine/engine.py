@@ -127,7 +127,7 @@ class Engine:
             commands = detector.on_timer(event) if isinstance(event, TimerFired) else detector.on_event(event)
             for command in commands:
                 if isinstance(command, StartTimer):
-                    self.clocks.start(name, command.name, command.at_us, agent)
+                    self.clocks.start(name, command.name, command.at_us, command.agent or agent)
                 elif isinstance(command, CancelTimer):
                     self.clocks.cancel(name, command.name)
                 elif self._is_new(command):

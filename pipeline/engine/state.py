@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.engine.bindings import Device, Place, Registration
-from pipeline.engine.calls import MADE_BY_EDGE, Call, Leg, Mark
+from pipeline.engine.calls import MADE_BY_EDGE, Call, Leg, mark_of
 from pipeline.engine.events import Address, SipEvent
 from pipeline.protocols.uri import parse_uri
 
@@ -102,13 +102,15 @@ class State:
                 self.registrations, self._settings.max_registrations, "registration", self._drop_registration
             )
             registration = self.registrations[name] = Registration(
-                sip.call_id, sip.cseq, event.agent, Mark(event.ts_us, event.msg_id), event.trusted
+                sip.call_id, sip.cseq, event.agent, mark_of(event), event.trusted
             )
             self._start_timer(f"register:{sip.cseq}:{sip.call_id}", event.ts_us + REGISTER_US, event.agent)
         event.registration = registration
+        known = registration.accepted is not None
         if not registration.add(event) or registration.aor is None:
             return False
-        self._bind(registration, registration.aor)
+        if not known:
+            self._bind(registration, registration.aor)
         return True
 
     def _bind(self, registration: Registration, account: str) -> None:
