@@ -96,6 +96,9 @@ async def run_program(
             feeding.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):  # a child that left the group may keep the output open
+                async with asyncio.timeout(1):
+                    await _tail(process, 0)
             await process.wait()
     return status, tail.decode("utf-8", "replace").strip()
 
