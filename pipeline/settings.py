@@ -6,6 +6,7 @@ all the defaults do the main job.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.engine.rules import RulesSettings
 from pipeline.engine.state import StateSettings
@@ -34,7 +34,7 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: Path = Field(Path("hepduck-data"), description="folder of the store")
-    writer: WriterSettings = Field(default_factory=WriterSettings)
+    writer: WriterSettings = Field(default_factory=WriterSettings, description="how it is written")
 
 
 class MetricsSettings(BaseModel):
@@ -56,15 +56,10 @@ class LogSettings(BaseModel):
     format: str = Field("auto", description="text, json or auto", pattern="^(text|json|auto)$")
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set, by section."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
-        env_nested_delimiter="__",
-        extra="forbid",
-        nested_model_default_partial_update=True,
-    )
+    model_config = ConfigDict(extra="forbid")
 
     node: str = Field(default_factory=socket.gethostname, description="this tap's name, on every row")
     plugins_dir: Path | None = Field(None, description="folder of further detectors and actions")
@@ -75,20 +70,8 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     # Plugins bring the models of their own tables; they are read when the plugins are loaded.
-    detectors: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    actions: dict[str, dict[str, Any]] = Field(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the names are pydantic-settings'
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file; what the command line says (merged into the file's table) over both."""
-        return env_settings, init_settings
+    detectors: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
+    actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
 
 
 def load(
@@ -105,17 +88,17 @@ def load(
     if path is not None and not no_file:
         table = _read(path)
         sources |= dict.fromkeys(_leaves(table), str(path))
-    environment = {name for name in os.environ if name.upper().startswith(_PREFIX)}
-    sources |= {name[len(_PREFIX) :].lower().replace("__", "."): f"${name}" for name in environment}
-    # Plugin tables are free-form here, so a JSON-less environment value stays a string until they are read.
+    for key, name in sorted(_environment().items()):
+        _require_section(key, name)
+        _put(table, key, _list_or_table(os.environ[name]))
+        sources[key] = f"${name}"
+    for key, value in (overrides or {}).items():
+        _put(table, key, value)
+        sources[key] = "command line"
     try:
-        settings = Settings(**table)
-        for key, value in (overrides or {}).items():
-            settings = _override(settings, key, value)
-            sources[key] = "command line"
+        return Settings.model_validate(table), sources
     except ValidationError as error:
-        raise ConfigError(explain(error, Settings, str(path) if path else "configuration")) from error
-    return settings, sources
+        raise ConfigError(explain(error, Settings, _place(error, sources))) from error
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -144,6 +127,55 @@ def explain(error: ValidationError, model: type[BaseModel], place: str, prefix: 
     return f"{place}: {key}: {message}{more}"
 
 
+def _environment() -> dict[str, str]:
+    """Dotted key -> name of each variable that is ours."""
+    return {
+        name[len(_PREFIX) :].lower().replace("__", "."): name
+        for name in os.environ
+        if name.upper().startswith(_PREFIX)
+    }
+
+
+def _list_or_table(text: str) -> Any:
+    """A list or table written as JSON; all else stays text, which fields of any other type can read."""
+    if text.lstrip()[:1] in {"[", "{"}:
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    return text
+
+
+def _require_section(key: str, name: str) -> None:
+    """An `HEPDUCK_TAP_AUTH_KEY` that nobody reads would leave the tap open to all."""
+    if key.partition(".")[0] in Settings.model_fields:
+        return
+    known = [known.upper().replace(".", "__") for known in _keys(Settings)]
+    near = difflib.get_close_matches(name[len(_PREFIX) :].upper(), known, n=1)
+    mend = f"did you mean {_PREFIX}{near[0]}?" if near else "`hepduck check --dump` lists all keys"
+    raise ConfigError(f"${name}: unknown key {key}; {mend}")
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a model."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _place(error: ValidationError, sources: dict[str, str]) -> str:
+    """Where the first error of a validation was written."""
+    wrong = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+    return next(
+        (
+            place
+            for key, place in reversed(sources.items())
+            if f"{wrong}.".startswith(f"{key}.") or key.startswith(f"{wrong}.")
+        ),
+        "configuration",
+    )
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -161,17 +193,13 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _override(settings: Settings, key: str, value: Any) -> Settings:
-    """A copy with one dotted key set; plain tables grow as needed, models validate."""
-    data = settings.model_dump(mode="python", exclude_unset=True)
-    node = data
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key; tables grow as needed."""
     *parents, last = key.split(".")
     for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {key}: {parent} is a value, not a table")
-    node[last] = value
-    return Settings.model_validate(data)
+        child = table.get(parent)
+        table[parent] = table = child if isinstance(child, dict) else {}
+    table[last] = value
 
 
 def _known(model: type[BaseModel], path: list[str]) -> list[str]:
