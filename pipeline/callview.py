@@ -38,8 +38,9 @@ def view(reader: Reader, call_id: str) -> CallView:
         fitting = queries.find_calls(reader, text=call_id, limit=6)
         if len(fitting) != 1:
             several = ", ".join(printable(row["call_id"]) for row in fitting[:5])
+            more = " and more" if len(fitting) > 5 else ""
             raise StoreError(
-                f"{len(fitting)} calls fit {call_id!r}: {several}" if fitting else f"no call fits {call_id!r}"
+                f"several calls fit {call_id!r}: {several}{more}" if fitting else f"no call fits {call_id!r}"
             )
         call_id = fitting[0]["call_id"]
         messages = queries.call_messages(reader, call_id)
@@ -80,7 +81,7 @@ def raw_text(seen: CallView) -> str:
         text = hide_secrets(row["payload"]).decode("utf-8", "replace").replace("\r\n", "\n")
         lines = "\n".join(printable(line) for line in text.split("\n"))
         where = f"{row['src_ip']}:{row['src_port']} -> {row['dst_ip']}:{row['dst_port']} {row['transport']}"
-        parts.append(f"--- {_time(row['ts'])}  {where}\n{lines}")
+        parts.append(f"--- {_time(row['ts'])}  {printable(where)}\n{lines}")
     return "\n".join(parts) + "\n"
 
 

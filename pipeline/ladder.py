@@ -13,12 +13,13 @@ from typing import Any
 
 _GAP_CHARS_MIN, _GAP_CHARS_MAX = 24, 34
 _TIME_CHARS = 10
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+"""What steers a terminal, or changes the direction of the text."""
 
 
 def printable(text: object) -> str:
-    """Text from the wire, safe on a terminal: control and direction-changing characters become a dot."""
-    return _CONTROL.sub("·", str(text))
+    """Text from the wire, safe on a terminal: what steers it becomes a dot."""
+    return CONTROL.sub("·", str(text))
 
 
 @dataclass(slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
+from pipeline.store.paths import StorePaths, writer_runs
 
 STATUS_FILE = "status.json"
 
@@ -75,7 +75,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The last status written, with `alive`: whether the process that wrote it still runs.
+    """The last status written, with `alive`: whether a tap still writes to the store.
 
     Raises StoreError when there is none.
     """
@@ -86,18 +86,9 @@ def read_status(folder: Path) -> dict[str, Any]:
         raise StoreError(f"no tap has run with the store {folder}: `hepduck run --store {folder}`") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
-    status["alive"] = status["state"] == "running" and _runs(status["pid"])
+    # By its lock, which the kernel drops with it: a process id may be somebody else's by now.
+    status["alive"] = status["state"] == "running" and writer_runs(StorePaths.of(folder))
     return status
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def as_text(status: dict[str, Any]) -> str:

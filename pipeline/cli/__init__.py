@@ -47,11 +47,6 @@ def main() -> None:
     except HepduckError as error:
         typer.echo(f"hepduck: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # `hepduck tail | head`
-        sys.stderr.close()
-        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import typer
 
-from pipeline.ladder import printable
+from pipeline.ladder import CONTROL, printable
 
 Row = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def print_rows(
     names = list(columns) if columns is not None else list(rows[0] if rows else ())
     if as_json:
         for row in rows:
-            typer.echo(json.dumps({name: _plain(row[name]) for name in (columns or row)}, ensure_ascii=False))
+            typer.echo(_json({name: _plain(row[name]) for name in (columns or row)}))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
@@ -51,6 +51,11 @@ def _print_table(rows: Sequence[Row], names: list[str], header: bool) -> None:
         typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     if not rows:
         typer.echo("(no rows)", err=True)
+
+
+def _json(value: Any) -> str:
+    """One line; text as it is, but for what steers a terminal."""
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _missing(value: Any) -> bool:
@@ -97,7 +102,8 @@ def _csv_cell(value: Any) -> Any:
     if plain is None:
         return ""
     text = json.dumps(plain) if isinstance(plain, (dict, list)) else plain
+    if not isinstance(text, str):
+        return text
+    text = "\n".join(printable(line) for line in text.replace("\r\n", "\n").split("\n"))
     # A spreadsheet takes such a cell for a formula.
-    if isinstance(text, str) and text[:1] in {"=", "+", "-", "@", "\t", "\r"}:
-        return "'" + text
-    return text
+    return "'" + text if text[:1] in {"=", "+", "-", "@"} else text

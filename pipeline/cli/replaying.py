@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def _speed(text: str) -> float | None:
         factor = float(text.removesuffix("x"))
     except ValueError:
         factor = 0.0
-    if factor <= 0:
+    if not 0 < factor < math.inf:
         raise typer.BadParameter(f'{text!r}: write "max", "1x" or "2.5x"')
     return factor
 

@@ -132,7 +132,8 @@ def record(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with RecordingWriter(output) as writer, Tap(settings.tap, writer.write) as tap:
+    tap = Tap(settings.tap, lambda batch: writer.write(batch))  # binds first: a port in use costs no recording
+    with RecordingWriter(output) as writer, tap:
         where = " ".join(str(address) for address in tap.addresses)
         typer.echo(f"recording {where} to {output}; Ctrl-C ends it", err=True)
         stop.wait(seconds)
