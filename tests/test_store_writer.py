@@ -308,6 +308,23 @@ def test_a_full_disk_costs_no_row_once_there_is_room_again(store: Path) -> None:
         assert reader.execute("SELECT count(*), count(DISTINCT msg_id) FROM sip").fetchone() == (2400, 2400)
 
 
+def test_a_catalog_that_breaks_down_is_opened_again(store: Path) -> None:
+    settings = WriterSettings(flush_interval="10ms", retry_wait="20ms")
+    with Writer(store, "n1", settings) as writer:
+        writer.put("sip", sip_rows(600))
+        writer.flush()
+        with writer.cursor() as cursor:
+            cursor.execute("SET GLOBAL debug_checkpoint_abort = 'before_header'")
+            with pytest.raises(duckdb.FatalException):
+                cursor.execute("CHECKPOINT catalog")
+        writer.put("sip", sip_rows(600, 601))
+        writer.flush()
+        assert writer.status().errors > 0
+        assert ask(writer, "SELECT count(*), count(DISTINCT msg_id) FROM lake.sip") == [(1200, 1200)]
+        with open_reader(store) as reader:
+            assert reader.execute("SELECT count(*) FROM sip").fetchone() == (1200,)
+
+
 def test_the_same_batch_committed_twice_is_there_once(store: Path) -> None:
     paths = StorePaths.of(store)
     paths.root.mkdir()
@@ -353,6 +370,21 @@ def test_merging_keeps_every_row_the_order_and_the_bloom_filter(writer: Writer, 
     assert has_filter
     assert ask(writer, "SELECT count(*), count(DISTINCT msg_id) FROM lake.sip") == [(3000, 3000)]
     assert small <= set(parquet_files(store)), "readers may still use them"
+
+
+def test_merging_small_files_leaves_large_ones_alone(writer: Writer, store: Path) -> None:
+    for n in range(4):
+        writer.put("sip", sip_rows(600, 1 + 600 * n))
+        writer.flush()
+    before = set(parquet_files(store))
+    writer.merge()
+    (large,) = set(parquet_files(store)) - before
+    for n in range(4, 6):
+        writer.put("sip", sip_rows(60, 1 + 600 * n))
+        writer.flush()
+    merged = writer.merge(max_file_bytes=large.stat().st_size)
+    assert (merged.files_before, merged.files_after) == (2, 1)
+    assert ask(writer, "SELECT count(*), count(DISTINCT msg_id) FROM lake.sip") == [(2520, 2520)]
 
 
 def test_clean_up_deletes_only_what_is_old_and_unused(writer: Writer, store: Path) -> None:

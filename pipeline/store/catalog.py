@@ -120,11 +120,9 @@ class Catalog:
 
     def close(self) -> None:
         """Stop serving and close."""
-        try:
-            if self._endpoint is not None:
-                stop_serving(self.connection, self._paths, self._endpoint)
-        finally:
-            self.connection.close()
+        if self._endpoint is not None:
+            stop_serving(self.connection, self._paths, self._endpoint)
+        self.connection.close()
 
 
 def _add_files_statement(table: str, files: Sequence[Path]) -> str:

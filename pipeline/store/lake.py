@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,8 +145,17 @@ def _state(paths: StorePaths) -> object:
 
 
 def _new_connection(memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
-    spill = Path(tempfile.gettempdir()) / f"hepduck-reader-{os.getpid()}"
-    return connect(":memory:", memory_limit=memory_limit, threads=threads, temp_directory=spill)
+    return connect(":memory:", memory_limit=memory_limit, threads=threads, temp_directory=_spill_folder())
+
+
+def _spill_folder() -> Path:
+    """A folder for DuckDB to make, use and remove, inside one that only the owner can read."""
+    shared = Path(tempfile.gettempdir()) / f"hepduck-{os.getuid()}"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    found = shared.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        shared = Path(tempfile.mkdtemp(prefix="hepduck-"))  # somebody else was there first
+    return shared / f"{os.getpid()}-{uuid.uuid4().hex}"
 
 
 def _attach_copy(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bool:

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import socket
+from contextlib import suppress
 
 import duckdb
 
@@ -44,7 +45,8 @@ def serve(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> str:
 def stop_serving(connection: duckdb.DuckDBPyConnection, paths: StorePaths, endpoint: str) -> None:
     """Take the reader file away and stop the server."""
     paths.reader_file.unlink(missing_ok=True)
-    connection.execute(f"CALL quack_stop({quoted(endpoint)})")
+    with suppress(duckdb.Error):  # a database that broke down stops serving with it
+        connection.execute(f"CALL quack_stop({quoted(endpoint)})")
 
 
 def _install_guard(connection: duckdb.DuckDBPyConnection) -> None:

@@ -24,13 +24,16 @@ class Merged:
     files_after: int
 
 
-def merge(cursor: duckdb.DuckDBPyConnection, paths: StorePaths) -> Merged:
-    """Merge adjacent small files of each table into larger ones, sorted as the table says.
+def merge(cursor: duckdb.DuckDBPyConnection, paths: StorePaths, max_file_bytes: int | None = None) -> Merged:
+    """Merge adjacent files of each table into larger ones, up to 256 MB, sorted as the table says.
 
-    The old files stay until `clean_up`. Call it often, so that each run finds little to do.
+    Only files below `max_file_bytes` are taken. Often with a small limit and seldom without one is much
+    cheaper than always without: a large file is not written again for each small one that joins it.
+    The old files stay until `clean_up`.
     """
     before = _live_files(cursor)
-    done = cursor.execute("CALL ducklake_merge_adjacent_files('lake')").fetchall()
+    limit = "" if max_file_bytes is None else f", max_file_size => {max_file_bytes}"
+    done = cursor.execute(f"CALL ducklake_merge_adjacent_files('lake'{limit})").fetchall()
     for file in _live_files(cursor) - before:  # DuckDB does not fsync the Parquet files that it writes
         fsync(paths.files / file)
     return Merged(files_before=sum(int(row[2]) for row in done), files_after=sum(int(row[3]) for row in done))

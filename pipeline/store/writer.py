@@ -159,13 +159,10 @@ class Writer:
             raise StoreError("the store is closed, or being opened again after an error")
         return catalog.connection.cursor()
 
-    def merge(self) -> upkeep.Merged:
-        """Merge small files into larger sorted ones, beside the flushes."""
-        cursor = self.cursor()
-        try:
-            return upkeep.merge(cursor, self.paths)
-        finally:
-            cursor.close()
+    def merge(self, max_file_bytes: int | None = None) -> upkeep.Merged:
+        """Merge files, those below `max_file_bytes` only, beside the flushes (see `upkeep.merge`)."""
+        with self.cursor() as cursor:
+            return upkeep.merge(cursor, self.paths, max_file_bytes)
 
     def stop(self, timeout_s: float = 30.0) -> WriterStatus:
         """Commit what is queued, close, and return the last counters.
@@ -245,7 +242,7 @@ class Writer:
             began = time.monotonic()
             try:
                 self._commit(batch)
-            except (duckdb.Error, OSError, StoreError, pa.ArrowException) as error:
+            except Exception as error:  # noqa: BLE001  whatever it is: the rows are kept, and it is reported
                 failure, batch.failed = error, True
             else:
                 self._settle(batch, (time.monotonic() - began) * 1000)
@@ -272,8 +269,8 @@ class Writer:
         try:
             self._catalog.commit(batch.batch_id, batch.tables, self._recorded_at, again=batch.failed)
         except (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException):
-            self._catalog.close()  # DuckDB refuses all further work on such a connection
-            self._catalog = None
+            broken, self._catalog = self._catalog, None  # DuckDB refuses all further work on it
+            broken.close()
             raise
 
     def _report(self, error: BaseException) -> None:
