@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,7 +21,7 @@ class Request:
     uri: str
     headers: list[tuple[str, str]]
     body: bytes
-    at: float
+    sender: tuple[str, int] = ("", 0)
 
     def get(self, name: str) -> str:
         values = self.all(name)
@@ -49,14 +48,18 @@ def read(raw: bytes) -> Request:
         name, colon, value = line.partition(": ")
         assert colon, line
         headers.append((name, value))
-    request = Request(raw, method, uri, headers, body, time.monotonic())
+    request = Request(raw, method, uri, headers, body)
     assert int(request.get("Content-Length")) == len(body)
     return request
 
 
 def reply_to(request: Request, status: int, phrase: str = "X", tag: str = "phone", extra: str = "") -> bytes:
     lines = [f"SIP/2.0 {status} {phrase}"]
-    lines += [f"Via: {via}" for via in request.all("Via")]
+    top, *others = request.all("Via")
+    host, port = request.sender
+    # RFC 3261 section 18.2.1 and RFC 3581 section 4; IPv6 without brackets, as in section 20.42
+    lines += [f"Via: {top.replace(';rport;', f';rport={port};received={host};')}"]
+    lines += [f"Via: {via}" for via in others]
     to = request.get("To")
     if status > 100 and ";tag=" not in to:
         to += f";tag={tag}"
@@ -145,6 +148,7 @@ class Peer:
     def _got(self, raw: bytes, send: Callable[[bytes], None]) -> None:
         request = read(raw)
         self._send[id(request)] = send
+        request.sender = self.last_sender or ("", 0)
         self.requests.append(request)
         self._changed.set()
         self.handler(self, request)

@@ -24,6 +24,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _ADDRESSES = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"<])*<[^<>]*>[^,]*')
+_BRANCH = re.compile(r";\s*branch\s*=\s*([^;,\s]+)", re.IGNORECASE)
 _TAG = re.compile(r";\s*tag\s*=\s*([^;,\s]+)", re.IGNORECASE)
 _URI = re.compile(r"sips?:[\x21-\x7e]+", re.IGNORECASE)
 _URI_IN_ADDRESS = re.compile(r"<([^<>]*)>")
@@ -206,11 +207,14 @@ def parse(data: bytes) -> Request | Response:
 
 
 def branch_and_method(reply: Response) -> tuple[str, str] | None:
-    """What a reply is matched by: branch of its top Via, method of its CSeq (RFC 3261 section 17.1.3)."""
+    """What a reply is matched by: branch of its top Via, method of its CSeq (RFC 3261 section 17.1.3).
+
+    The package's Via knows no `received=::1`, which RFC 3261 section 20.42 allows and Kamailio writes.
+    """
+    found = _BRANCH.search(reply.headers.get("Via") or "")
     try:
-        branch = reply.via[0].parameters.get("branch")
-        return (branch, reply.cseq.method) if branch else None
-    except (KeyError, IndexError, ValueError):
+        return (found[1], reply.cseq.method) if found else None
+    except (KeyError, ValueError):
         return None
 
 
