@@ -1,13 +1,14 @@
 """Rows for tests of the store, and `python store_rows.py ROLE PATH` to play a part in another process.
 
-ROLE is `write` (puts batches for good, prints the rows stored after each commit) or `hold` (opens the store,
-prints `ready`, and ends with its standard input).
+ROLE is `write` (puts batches and merges for good, prints the rows stored after each commit) or `hold` (opens
+the store, prints `ready`, and ends with its standard input).
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ def process(role: str, path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def _write(path: Path) -> None:
     with Writer(path, "n1", WriterSettings(flush_interval="10ms", flush_rows=2000)) as writer:
+        threading.Thread(target=_merge, args=[writer], daemon=True).start()
         next_id, reported = writer.last_msg_id + 1, 0
         while True:
             next_id += 500 if writer.put("sip", sip_rows(500, next_id, datetime.now(UTC))) else 0
@@ -64,6 +66,12 @@ def _write(path: Path) -> None:
                 reported = stored
                 print(stored, flush=True)
             time.sleep(0.002)
+
+
+def _merge(writer: Writer) -> None:
+    while True:
+        time.sleep(0.05)
+        writer.merge()
 
 
 def _hold(path: Path) -> None:

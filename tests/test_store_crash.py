@@ -1,4 +1,4 @@
-"""kill -9 in mid-write: what was called stored is there, once."""
+"""kill -9 in mid-write and mid-merge: what was called stored is there, once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def test_what_was_called_stored_is_there_once_after_kill_9(tmp_path: Path) -> No
         assert rows >= there + reported
         there = rows
     with Writer(store, "n1", QUIET) as writer, writer.cursor() as cursor:
-        registered = cursor.execute("SELECT count(*) FROM catalog.ducklake_data_file").fetchone()
+        registered = cursor.execute(
+            "SELECT (SELECT count(*) FROM catalog.ducklake_data_file)"
+            " + (SELECT count(*) FROM catalog.ducklake_files_scheduled_for_deletion)"
+        ).fetchone()
         on_disk = len(list((store / "files").rglob("*.parquet")))
         assert registered == (on_disk,), "nothing is left of batches that were never committed"
         assert cursor.execute("SELECT count(*) FROM lake.sip").fetchone() == (there,)
