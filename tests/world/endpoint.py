@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -36,10 +37,10 @@ class Endpoint:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
             self._socket = context.wrap_socket(self._socket)
-        self._socket.settimeout(0.03)
+        self._socket.setblocking(False)
         self.address, self.port = self._socket.getsockname()[:2]
         self._closing = threading.Event()
-        self._sending = threading.Lock()
+        self._using = threading.Lock()  # a TLS connection must not be read and written at the same time
         name = f"{type(self).__name__} {self.host_port}"
         self._thread = threading.Thread(target=self._read, name=name, daemon=True)
         self._thread.start()
@@ -60,7 +61,7 @@ class Endpoint:
             lines += ("Content-Type: application/sdp",)
         text = "\r\n".join((*lines, f"Content-Length: {len(body)}", "", body))
         self.transcript.add(text, sent=True)
-        with self._sending:
+        with self._using:
             self._socket.sendall(text.encode())
 
     def via(self, branch: str) -> str:
@@ -82,9 +83,11 @@ class Endpoint:
     def _read(self) -> None:
         buffer = b""
         while not self._closing.is_set():
+            select.select([self._socket], [], [], 0.03)
             try:
-                data = self._socket.recv(65_535)
-            except TimeoutError:
+                with self._using:
+                    data = self._socket.recv(65_535)
+            except (BlockingIOError, ssl.SSLWantReadError):
                 continue
             except ConnectionError:
                 if self.transport == "udp":  # ICMP: the proxy is gone, or not yet there

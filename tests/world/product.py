@@ -48,13 +48,12 @@ class Hepduck:
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         """The rows of a query on the store, through `hepduck sql`, while it is written to."""
-        argv = [*COMMAND, "sql", query, "--json", "--store", str(self.store)]
-        done = subprocess.run(
-            argv, capture_output=True, text=True, cwd=ROOT, env=self._environment, timeout=30, check=False
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"hepduck sql: {done.stderr}")
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return [json.loads(line) for line in self._ask("sql", query).splitlines()]
+
+    def status(self) -> dict[str, Any]:
+        """What it says of itself, by `hepduck status`."""
+        found: dict[str, Any] = json.loads(self._ask("status"))
+        return found
 
     def wait_for_rows(self, query: str, count: int = 1, timeout_s: float = 15) -> list[dict[str, Any]]:
         """Waits until the query has `count` rows; gives what there is when it does not come to have them."""
@@ -67,6 +66,15 @@ class Hepduck:
         """Ends it as a service manager does. Its exit status."""
         assert self._process is not None
         return programs.stop(self._process, patience_s=20)
+
+    def _ask(self, *words: str) -> str:
+        argv = [*COMMAND, *words, "--json", "--store", str(self.store)]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, cwd=ROOT, env=self._environment, timeout=30, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"hepduck {words[0]}: {done.stderr}")
+        return done.stdout
 
     def __enter__(self) -> Hepduck:
         return self.start()
