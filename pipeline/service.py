@@ -70,7 +70,7 @@ class Service:
         self.tap = Tap(settings.tap, deliver)  # binds first: a port in use must not cost a store
         try:
             self.writer = Writer(self.paths.root, settings.node, settings.store.writer)
-            self.ledger = Ledger(self.paths.root / "ledger.sqlite")
+            self.ledger = Ledger(self.paths.ledger)
         except BaseException:
             self.tap.stop()
             raise
