@@ -5,6 +5,7 @@ A bare caller of the tests' own drives it first, then hepduck's actions do.
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import time
@@ -129,7 +130,9 @@ def test_a_phone_that_answers_first_can_be_hung_up_on(parties, transport, contac
     caller = parties.late_caller("bob")
     caller.invite(X_Late_Secret=SECRET, X_Late_Target=f"sip:{phone.target}")
     assert caller.wait_for("200")
-    caller.hang_up()
+    caller.in_dialog("ACK")
+    assert phone.wait_for("ACK", caller.call_id)
+    caller.in_dialog("BYE")
     assert caller.wait_for("200", "BYE")
     answered = ["received INVITE", "sent 100", "sent 180", "sent 200"]
     assert phone.transcript.flow(caller.call_id) == [*answered, "received ACK", "received BYE", "sent 200"]
@@ -310,3 +313,11 @@ def test_a_phone_behind_an_edge_proxy(start_kamailio, meet, transport):
     via_edge = f"{edge.address}:{edge.port};transport={transport}"
     assert compensate(parties.late_caller("bob"), via_edge) == ["404"]
     assert header(phone.transcript.received("INVITE")[0].text, "Call-ID") == caller.call_id
+
+
+@pytest.mark.parametrize("file", ["hepduck-mirror.cfg", "hepduck-inject.cfg"])
+def test_the_readme_knows_every_name(file):
+    folder = HERE.parents[1] / "deploy" / "kamailio"
+    names = set(re.findall(r"#!(?:trydef|ifdef) (HEPDUCK_\w+)", (folder / file).read_text()))
+    assert names
+    assert names <= set(re.findall(r"^\| `(HEPDUCK_\w+)`", (folder / "README.md").read_text(), re.MULTILINE))

@@ -40,14 +40,13 @@ class LateCaller(Endpoint):
         """The ACK to the negative final reply."""
         self._request("ACK", to=header(self._last_reply("INVITE"), "To"))
 
-    def hang_up(self) -> None:
+    def in_dialog(self, method: str) -> None:
         """For a phone that answered: ACK to its 200, then BYE (RFC 3261 13.2.2.4, 12.2.1.1)."""
-        answer = self._last_reply("INVITE")
-        uri = header(answer, "Contact").strip("<>")
+        answer = [s.text for s in self.transcript.received("200") if "INVITE" in header(s.text, "CSeq")][-1]
         routes = [f"Route: {route}" for route in reversed(headers(answer, "Record-Route"))]
-        for cseq, method in ((1, "ACK"), (2, "BYE")):
-            self.branch = new_token("z9hG4bK")
-            self._request(method, *routes, uri=uri, to=header(answer, "To"), cseq=cseq)
+        self.branch = new_token("z9hG4bK")
+        uri = header(answer, "Contact").strip("<>")
+        self._request(method, *routes, uri=uri, to=header(answer, "To"), cseq=1 if method == "ACK" else 2)
 
     def wait_for(self, status: str, method: str = "INVITE", timeout_s: float = 8) -> bool:
         """Waits for the reply `status` to `method`."""
