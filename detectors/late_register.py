@@ -133,14 +133,8 @@ class LateRegister:
         if call is None or device is None:
             return
         owed = self._owed(call, device)
-        if owed is None:
-            return
-        ending, accepted, decided_us = owed
-        due_us = decided_us + self._reorder_us
-        if due_us > timer.ts_us:  # a message that came late moved the deciding fact
-            yield StartTimer(timer.name, due_us, ending.agent)
-        else:
-            yield self._finding(call, device, ending, accepted, decided_us)
+        if owed is not None:
+            yield self._finding(call, device, *owed)
 
     # -- the rule --------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from story import (
     PROXY,
     STRANGER,
     T0_US,
+    Call,
     Phone,
     Story,
     engine_for,
@@ -92,6 +93,15 @@ def test_aliases_name_accounts(number: str, alias: str) -> None:
     story.register(2000)
     assert owed(story, aliases={alias: "bob@sip.test"}) == [(call_id, IPHONE.target, "canceled")]
     assert owed(story) == []
+
+
+def test_an_alias_is_known_from_the_calls_side_too() -> None:
+    story = Story()
+    call = story.call(0, "sip:+15551234@sip.test")
+    story.register(200)  # and nothing more of the phone: the end of the call decides
+    call.cancel(1000)
+    aliases = {"15551234@sip.test": "bob@sip.test"}
+    assert owed(story, aliases=aliases) == [(call.call_id, IPHONE.target, "canceled")]
 
 
 def test_a_tel_number_can_be_an_alias() -> None:
@@ -223,6 +233,14 @@ def test_a_challenge_is_no_end() -> None:
     assert owed(story, outcomes=ALL) == []
 
 
+@pytest.mark.parametrize("status", [401, 407, 422, 494])
+def test_nor_is_what_makes_the_caller_try_again_when_it_comes_from_a_phone(status: int) -> None:
+    story = Story()
+    story.call().reject(1000, status)
+    story.register(2000)
+    assert owed(story, outcomes=ALL) == []
+
+
 def test_a_call_let_in_after_a_challenge() -> None:
     story = Story()
     call = story.call()
@@ -247,6 +265,15 @@ def test_a_change_inside_the_call_is_no_new_call() -> None:
     call.request(17_000, "INVITE", to_tag=";tag=b1")
     call.reply(17_001, 200)
     story.register(17_500)
+    assert owed(story) == []
+
+
+def test_nor_is_one_in_a_call_from_before_our_time() -> None:
+    story = Story()
+    call = Call(story, "old@caller.test", "sip:bob@sip.test")
+    call.request(0, "INVITE", to_tag=";tag=b1")
+    call.reply(1, 200)
+    story.register(1000)
     assert owed(story) == []
 
 
@@ -416,6 +443,15 @@ def test_a_register_taken_back_before_the_end_of_the_call_is_none(contact: str |
     story.register(600, contact=contact, expires=0)
     call.cancel(1000)
     assert owed(story) == []
+
+
+def test_even_when_the_mirror_brings_that_first() -> None:
+    story = Story()
+    call = story.call()
+    story.register(600, contact="*", expires=0)
+    story.register(580)
+    call.cancel(1000)
+    assert play(story.events, engine_for()) == []
 
 
 def test_leaving_after_the_late_register_changes_nothing() -> None:
@@ -744,6 +780,24 @@ def test_register_and_end_in_either_order_give_the_same() -> None:
     backwards = sorted(story.events, key=lambda event: -event.ts_us)
     (finding,) = play(backwards, engine_for(reorder="2s"))
     assert (finding.call_id, finding.ts_us) == (call_id, T0_US + 1_400_000)
+
+
+def test_the_first_late_register_decides() -> None:
+    story = Story()
+    lost_call(story)
+    story.register(2000)
+    story.register(3000, MOVED)
+    (finding,) = play(story.events, engine_for(reorder="2s"))
+    assert (finding.ts_us, finding.evidence["target"]) == (T0_US + 2_000_000, IPHONE.target)
+
+
+def test_an_answer_mirrored_late_moves_the_end_and_the_hold() -> None:
+    story = Story()
+    call = story.call()
+    call.cancel(1000)
+    story.register(1010)
+    call.answer(1020)
+    assert [(f.evidence["outcome"], f.ts_us) for f in findings(story)] == [("answered", T0_US + 1_520_000)]
 
 
 def test_capture_points_with_clocks_apart() -> None:
