@@ -7,7 +7,7 @@ Messages are written out as text here and read like any other traffic; nothing i
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from detectors.late_register import LateRegister, LateRegisterSettings
@@ -65,6 +65,7 @@ IPAD = Phone(20002, ip="203.0.113.22", instance="urn:uuid:00000000-0000-4000-800
 DESK_PHONE = Phone(
     20003, ip="203.0.113.23", instance="urn:uuid:00000000-0000-4000-8000-000000000003", user_agent=DESK
 )
+MOVED = replace(IPHONE, port=20009)  # the same phone, come back from a new port
 
 
 @dataclass
@@ -224,6 +225,13 @@ class Call:
         self.fork(ms - 200, phone)
         self.phone_says(ms - 0.2, status, phone)
         self.reply(ms, status)
+
+
+def lost_call(story: Story, ms: float = 0, to: str = "sip:bob@sip.test", **more: str) -> str:
+    """A call that waits for a phone; the caller gives up after a second. Returns its Call-ID."""
+    call = story.call(ms, to, **more)
+    call.cancel(ms + 1000)
+    return call.call_id
 
 
 def engine_for(state: StateSettings | None = None, **settings: Any) -> Engine:
