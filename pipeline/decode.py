@@ -182,7 +182,7 @@ class Decoder:
         arrival_us = datagram.arrival_us
         ts_us = packet.ts_us
         if ts_us is None or ts_us > arrival_us + DAY_US:  # none sent, or a clock nobody can live by
-            ts_us = arrival_us
+            ts_us = max(arrival_us, self._last_id + 1)  # one read gives one time to many: keep their order
         self._seen(datagram, packet, trusted, arrival_us - ts_us)
         if packet.defects:
             self.counts.defects.update(packet.defects)

@@ -8,6 +8,7 @@ Detection never waits for the store: findings leave the loop before the rows of 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -25,6 +26,7 @@ from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
 from pipeline.engine.rows import at, call_row, finding_row, registration_row
 from pipeline.engine.rules import RuleRunner
+from pipeline.errors import CaptureError
 from pipeline.ingest.queue import BatchQueue
 from pipeline.ingest.recordings import RecordingWriter
 from pipeline.ingest.tap import Tap
@@ -274,14 +276,25 @@ class Service:
         )
 
     def _write_status(self, state: str) -> None:
-        write_status(self.paths.root, self.status(state))
+        try:
+            write_status(self.paths.root, self.status(state))
+        except OSError as error:  # a full disk must not end the tap: what is queued may still find room
+            log.error("status not written", error=str(error))
 
     # -- the end ---------------------------------------------------------------------------------------
 
     def _deliver_and_record(self, batch: list[Any]) -> None:
-        assert self._record_to is not None
-        self._record_to.write(batch)
         self.queue.put_batch(batch)
+        recording = self._record_to
+        if recording is None:
+            return
+        try:
+            recording.write(batch)
+        except (CaptureError, OSError) as error:  # the receive thread must live
+            self._record_to = None
+            log.error("recording given up", error=str(error))
+            with contextlib.suppress(OSError):
+                recording.close()
 
     def _close(self) -> None:
         log.info("stopping", queued=self.queue.depth)

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,8 @@ def _plain(value: Any) -> Any:
         value = _text_or_hex(bytes(value))
     elif isinstance(value, np.generic):
         value = value.item()
+    elif isinstance(value, Decimal):  # what DuckDB's sum() gives
+        value = int(value) if value == value.to_integral_value() else float(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 

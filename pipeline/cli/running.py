@@ -7,11 +7,14 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli import options as opt
+
+if TYPE_CHECKING:
+    from pipeline.ingest.recordings import RecordingWriter
 
 Listen = Annotated[
     list[str] | None,
@@ -75,7 +78,16 @@ def run(
     finally:
         close_metrics()
         if writer is not None:
-            writer.close()
+            _close_recording(writer)
+
+
+def _close_recording(writer: RecordingWriter) -> None:
+    from pipeline.errors import CaptureError
+
+    try:
+        writer.close()
+    except OSError as error:
+        raise CaptureError(f"{writer.path} cannot be written: {error.strerror}") from error
 
 
 def check(
@@ -132,7 +144,8 @@ def record(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    tap = Tap(settings.tap, lambda batch: writer.write(batch))  # binds first: a port in use costs no recording
+    # The port first: when it is in use, an older recording of that name stays.
+    tap = Tap(settings.tap, lambda batch: writer.write(batch))  # noqa: PLW0108 - there is no writer yet
     with RecordingWriter(output) as writer, tap:
         where = " ".join(str(address) for address in tap.addresses)
         typer.echo(f"recording {where} to {output}; Ctrl-C ends it", err=True)
