@@ -142,13 +142,14 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_store_newer_than_the_code_is_refused_in_words(tmp_path: Path) -> None:
-    migrations = _invented_migrations(tmp_path / "migrations", "CREATE VIEW v AS SELECT 1 AS one;")
+    shipped = schema.read_migrations()
+    newest = len(shipped)
+    invented = schema.Migration(newest + 1, "invented", "CREATE VIEW v AS SELECT 1 AS one;")
     paths = StorePaths.of(tmp_path / "store")
     paths.root.mkdir()
-    Catalog(paths, "n1", QUIET, migrations).close()
-    with pytest.raises(
-        StoreError, match="has version 2, and this hepduck knows only up to 1: install a newer one"
-    ):
+    Catalog(paths, "n1", QUIET, [*shipped, invented]).close()
+    known = f"has version {newest + 1}, and this hepduck knows only up to {newest}: install a newer one"
+    with pytest.raises(StoreError, match=known):
         Writer(paths.root, "n1", QUIET)
 
 
