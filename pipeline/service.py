@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -89,6 +91,8 @@ class Service:
         self._started_us = now_us()
         self._findings: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()  # rows that the writer's queue had no room for
+        self._small: dict[str, list[dict[str, Any]]] = {}
+        self._small_lock = threading.Lock()
         self._refused_rows = 0
         self._handed_over = 0  # messages that the writer took
         self._handed_over_s = self._status_s = self._agents_s = time.monotonic()
@@ -147,10 +151,18 @@ class Service:
         self._append("action_attempt", [{**row, **times, "node": self.settings.node}])
 
     def _append(self, table: str, rows: list[dict[str, Any]]) -> None:
-        future = self.writer.append(table, rows)
-        future.add_done_callback(lambda done: self._appended(table, len(rows), done.exception()))
+        """Keep small rows until the next hand-over; also called from the rules' thread."""
+        with self._small_lock:
+            self._small.setdefault(table, []).extend(rows)
 
-    def _appended(self, table: str, rows: int, error: BaseException | None) -> None:
+    def _hand_over_small(self) -> None:
+        with self._small_lock:
+            small, self._small = self._small, {}
+        for table, rows in small.items():
+            self.writer.append(table, rows).add_done_callback(partial(self._appended, table, len(rows)))
+
+    def _appended(self, table: str, rows: int, done: Future[None]) -> None:
+        error = done.exception()
         if error is not None:
             self._refused[table] += rows
             log.error("rows not stored", table=table, rows=rows, error=str(error))
@@ -183,6 +195,7 @@ class Service:
             else:
                 self._refused_rows += rows.num_rows
                 self._refused[table] += rows.num_rows
+        self._hand_over_small()
 
     def _hand_over_states(self) -> None:
         state, node, now = self.engine.state, self.settings.node, now_us()
@@ -307,9 +320,9 @@ class Service:
         while self.queue.depth:
             self.step()
         self.rules.stop()
-        self._hand_over()
         self._hand_over_states()
         self._hand_over_agents()
+        self._hand_over()
         self.writer.stop()
         self.ledger.close()
         self._write_status("stopped")
