@@ -35,7 +35,7 @@ def kamailio(start_kamailio, certificate) -> Kamailio:
             "NO_MIRROR": None,
         },
         certificate=certificate,
-        ipv6=True,
+        also=("::1",),
     )
 
 
@@ -102,8 +102,7 @@ def test_over_tcp_to_the_proxy(kamailio, parties, action):
 def test_over_ipv6(kamailio, parties, action):
     phone = parties.registered("bob6", address="::1")
     call_id = new_call_id()
-    port = kamailio.proxy(ipv6=True)[1]
-    result = act(action, kamailio, finding(phone, call_id, "canceled"), proxy=f"sip:[::1]:{port}")
+    result = act(action, kamailio, finding(phone, call_id, "canceled"), proxy=f"sip:[::1]:{kamailio.port}")
     assert result.outcome == "cancelled", result
     assert phone.wait_for("ACK", call_id)
     assert phone.transcript.flow(call_id) == COMPENSATED

@@ -26,8 +26,9 @@ class Certificate:
 
 
 class Kamailio:
-    """One Kamailio with UDP, TCP and, given a certificate, TLS listeners; also on ::1 when `ipv6`.
+    """One Kamailio with UDP, TCP and, given a certificate, TLS listeners.
 
+    `also` are further addresses to listen on, for UDP and TCP, with the same port.
     `defines` become `-A` definitions: `{"WITH_X": None, "HEPDUCK_URI": "sip:127.0.0.1:9060", "N": 3}`.
     The log is kept in the run directory.
     """
@@ -39,14 +40,14 @@ class Kamailio:
         config: Path = HERE / "kamailio.cfg",
         defines: Mapping[str, Define] | None = None,
         certificate: Certificate | None = None,
-        ipv6: bool = False,
+        also: tuple[str, ...] = (),
         address: str = "127.0.0.1",
     ) -> None:
         self.run_dir = run_dir
         run_dir.mkdir(parents=True, exist_ok=True)
         self.log_file = run_dir / "kamailio.log"
         self.address = address
-        addresses = [address, *(["::1"] if ipv6 else [])]
+        addresses = (address, *also)
         self.port = free_port(*addresses)
         # Unix socket paths are short (108 bytes), pytest's directories are not.
         self._sockets = tempfile.TemporaryDirectory(prefix="kam-")
@@ -73,9 +74,9 @@ class Kamailio:
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def proxy(self, transport: str = "udp", *, ipv6: bool = False) -> tuple[str, int]:
+    def proxy(self, transport: str = "udp", address: str | None = None) -> tuple[str, int]:
         """Address and port to send SIP to."""
-        return "::1" if ipv6 else self.address, self.tls_port if transport == "tls" else self.port
+        return address or self.address, self.tls_port if transport == "tls" else self.port
 
     def start(self, timeout_s: float = 15) -> Kamailio:
         """Starts it and waits until it takes commands, which is after all its sockets are open."""

@@ -40,7 +40,7 @@ class Parties:
         **how: Any,
     ) -> Phone:
         """A phone that is connected but not registered; `how` as in `Phone`."""
-        proxy = proxy or self.kamailio.proxy(transport, ipv6=":" in address)
+        proxy = proxy or self.kamailio.proxy(transport, "::1" if ":" in address else None)
         return self._keep(Phone(user, proxy, address, transport, **how))
 
     def registered(self, user: str, transport: Transport = "udp", **how: Any) -> Phone:
@@ -51,7 +51,7 @@ class Parties:
 
     def late_caller(self, user: str, *, call_id: str | None = None, address: str = "127.0.0.1") -> LateCaller:
         """A bare compensating caller towards `user`."""
-        proxy = self.kamailio.proxy(ipv6=":" in address)
+        proxy = self.kamailio.proxy(address="::1" if ":" in address else None)
         return self._keep(LateCaller(proxy, call_id or new_call_id(), user, address))
 
     def sipp(self, scenario: str, *, user: str, transport: Transport = "udp", **how: Any) -> Sipp:
