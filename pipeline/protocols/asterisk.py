@@ -49,7 +49,7 @@ def parse_leg(
 
 # -- reading strings -------------------------------------------------------------------------------------
 
-_PAIR: Final = re.compile(r"\s*([a-z_]+)=(-?[0-9]+)(\.[0-9]+)?(;|\Z)", re.ASCII)
+_PAIR: Final = re.compile(r"\s*([a-z_]+)=(?:([0-9]+)(\.[0-9]+)?|-?(?:nan|inf|[0-9.]+))(;|\Z)", re.ASCII)
 _MAX_CHARACTERS: Final = 1024  # the longest seen has 203
 
 
@@ -57,7 +57,7 @@ def parse_pairs(text: str) -> tuple[dict[str, float], bool]:
     """`key=value;` pairs, and whether the text was cut.
 
     A counter is never last in its string, and a float has six decimals ("%f", main): a value that breaks this
-    has been cut by its column or by cdr_custom's 1023 bytes, and is left out.
+    has been cut by its column or by cdr_custom's 1023 bytes, and is left out. So is what is no number, or negative.
     """
     values: dict[str, float] = {}
     at = 0
@@ -67,10 +67,12 @@ def parse_pairs(text: str) -> tuple[dict[str, float], bool]:
         if pair is None:
             return values, bool(values)
         key, whole, decimals, end = pair.groups()
+        at = pair.end()
+        if whole is None:
+            continue
         if (len(decimals) < 7 if decimals else not end) or len(whole) > 10:
             return values, True
         values[key] = float(whole + (decimals or ""))
-        at = pair.end()
     return values, False
 
 
@@ -80,7 +82,7 @@ def _number(value: Value) -> float | None:
         number = float(value) if value is not None and value != "" else None
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if number is not None and abs(number) < 1e10 else None
+    return number if number is not None and 0 <= number < 1e10 else None
 
 
 class _Reader:
@@ -151,9 +153,7 @@ class _Reader:
             lost = None
         lost = self._unless_restarted(lost, packets)
         last_ms, mean_ms, max_ms, stdev_ms = self._jitter_ms("txjitter"), None, None, None
-        if (
-            "seq_restart" not in self.flags
-        ):  # the jump counted as jitter: seen 500 ms, a mean of 19 where it was 0.5
+        if "seq_restart" not in self.flags:  # else the jump counted as jitter: seen 500 ms
             mean_ms, max_ms = self._jitter_ms("avgrxjitter"), self._jitter_ms("maxrxjitter")
             stdev_ms = self._stdev_ms("{}rxjitter")
         return Direction(
@@ -231,7 +231,7 @@ class _Reader:
         value = self.values.get(key)
         if value is None:
             return None
-        if not 0 <= value * unit_ms <= _MAX_JITTER_MS:
+        if value * unit_ms > _MAX_JITTER_MS:
             self.flags.add("clamped")
             return None
         return value * unit_ms
@@ -312,7 +312,7 @@ class _Reader:
 
     def _count(self, key: str) -> int | None:
         value = self.values.get(key)
-        return None if value is None or value < 0 else int(value)
+        return None if value is None else int(value)
 
 
 def _times(value: float | None, factor: float) -> float | None:
