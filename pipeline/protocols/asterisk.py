@@ -65,7 +65,7 @@ def parse_pairs(text: str) -> tuple[dict[str, float], bool]:
     while at < len(text):
         pair = _PAIR.match(text, at)
         if pair is None:
-            return values, bool(values)
+            return values, "=" in text
         key, whole, decimals, end = pair.groups()
         at = pair.end()
         if whole is None:
