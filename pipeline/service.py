@@ -24,6 +24,7 @@ import structlog
 
 from pipeline.assemble import actions_of, detectors_of
 from pipeline.decode import Decoder
+from pipeline.engine.calls import Call
 from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
 from pipeline.engine.rows import at, call_row, finding_row, registration_row
@@ -40,12 +41,15 @@ from pipeline.store.writer import Writer
 
 MESSAGE_TABLES = ("sip", "rtcp", "log", "weird")
 IDLE_S = 0.25  # longest sleep of the loop
-HAND_OVER_ROWS = 4_000  # rows that make the loop hand a batch to the writer before `HAND_OVER_S` is over
+# What the loop does at once is what a finding may have to wait for: a few milliseconds each.
+TURN_DATAGRAMS = 256
+HAND_OVER_ROWS = 1_000  # made into columns before `HAND_OVER_S` is over
+STATES_AT_ONCE = 100
 HAND_OVER_S = 0.5
 STATUS_S = 1.0
 AGENTS_S = 10.0
 HOLDS_S = 1.0  # a stop waits that long for findings that are still held
-SWITCH_INTERVAL_S = 0.001  # the receive threads and the rules must not wait 5 ms for the interpreter
+SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +100,7 @@ class Service:
         self._refused_rows = 0
         self._handed_over = 0  # messages that the writer took
         self._handed_over_s = self._status_s = self._agents_s = time.monotonic()
+        self._changed_calls: list[Call] = []
         self._minute: dict[str, int] = {}
         self._last_arrival_us = 0
         self._latency_us = 0  # from arrival to the end of detection, of the last batch
@@ -125,7 +130,7 @@ class Service:
 
     def step(self) -> None:
         """One turn: the next batch, or what became due while none came."""
-        batch = self.queue.get(self._sleep_s())
+        batch = self.queue.get(self._sleep_s(), TURN_DATAGRAMS)
         if batch:
             # A backlog is older than the wall clock: timers must not run ahead of what still waits.
             findings = self.engine.tick(batch[0].arrival_us)
@@ -177,6 +182,7 @@ class Service:
 
     def _housekeeping(self) -> None:
         now_s = time.monotonic()
+        self._hand_over_states()
         if self.decoder.pending >= HAND_OVER_ROWS or now_s - self._handed_over_s >= HAND_OVER_S:
             self._handed_over_s = now_s
             self._hand_over()
@@ -185,7 +191,7 @@ class Service:
             self._hand_over_agents()
         if now_s - self._status_s >= STATUS_S:
             self._status_s = now_s
-            self._hand_over_states()
+            self._note_changed_calls()
             self._write_status("running")
 
     def _hand_over(self) -> None:
@@ -197,15 +203,19 @@ class Service:
                 self._refused[table] += rows.num_rows
         self._hand_over_small()
 
-    def _hand_over_states(self) -> None:
-        state, node, now = self.engine.state, self.settings.node, now_us()
-        if state.changed_calls:
-            calls = [call_row(call, node, now) for call in state.changed_calls.values()]
-            state.changed_calls.clear()
-            self._append("call", calls)
+    def _hand_over_states(self, at_once: int = STATES_AT_ONCE) -> None:
+        """Rows of calls and registrations that changed, some at a time; what changes meanwhile is coalesced."""
+        state, node = self.engine.state, self.settings.node
+        if self._changed_calls:
+            some = [self._changed_calls.pop() for _ in range(min(at_once, len(self._changed_calls)))]
+            self._append("call", [call_row(call, node, now_us()) for call in some])
         if state.registered:
-            self._append("registration", [registration_row(r, event, node) for r, event in state.registered])
-            state.registered.clear()
+            some_registered, state.registered = state.registered[:at_once], state.registered[at_once:]
+            self._append("registration", [registration_row(r, event, node) for r, event in some_registered])
+
+    def _note_changed_calls(self) -> None:
+        self._changed_calls += self.engine.state.changed_calls.values()
+        self.engine.state.changed_calls.clear()
 
     def _hand_over_agents(self) -> None:
         agents = [agent.row(self.settings.node, now_us()) for agent in self.decoder.agents()]
@@ -320,7 +330,8 @@ class Service:
         while self.queue.depth:
             self.step()
         self.rules.stop()
-        self._hand_over_states()
+        self._note_changed_calls()
+        self._hand_over_states(sys.maxsize)
         self._hand_over_agents()
         self._hand_over()
         self.writer.stop()
