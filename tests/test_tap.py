@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import resource
 import socket
 import ssl
 import struct
@@ -366,6 +367,41 @@ def test_connections_are_limited_and_idlers_make_room() -> None:
     assert sink.counters["idle_closed"] == 1
 
 
+def test_a_connection_closed_to_make_room_may_have_something_to_say() -> None:
+    """Its place is given away and its bytes arrive in one turn of the selector; the others live on."""
+    with Sink("tcp:127.0.0.1:0", max_connections=1) as sink:
+        client = tcp_client(sink.address)
+        for _ in range(500):
+            following = tcp_client(sink.address)
+            with contextlib.suppress(OSError):
+                client.send(b"x")
+            client.close()
+            client = following
+        with client:
+            client.sendall(FRAMES[0])
+            wait_for(lambda: sink.data == [FRAMES[0]])
+
+
+def test_without_file_descriptors_it_waits_and_does_not_spin() -> None:
+    with Sink("tcp:127.0.0.1:0") as sink, tcp_client(sink.address) as first:
+        first.sendall(FRAMES[0])
+        wait_for(lambda: len(sink.datagrams) == 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        second = socket.socket()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (second.fileno() + 1, hard))
+        try:
+            second.connect(sink.address)
+            wait_for(lambda: sink.counters["rejected"].get("no_descriptors"))
+            first.sendall(FRAMES[1])
+            wait_for(lambda: len(sink.datagrams) == 2)
+            assert sink.counters["rejected"]["no_descriptors"] < 100
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with second:
+            second.sendall(FRAMES[2])
+            wait_for(lambda: sink.data == FRAMES[:3])
+
+
 # -- who may speak -------------------------------------------------------------------------------------
 
 
@@ -414,6 +450,17 @@ def test_who_is_accepted_and_who_is_trusted(
     if verdict != "network":
         datagram = Datagram(0, ip, 5060, "udp", check.address_trusted(ip), encode(packet))
         assert check.admit(datagram, packet) is (None if verdict == "bad_key" else verdict)
+
+
+def test_a_stream_that_holds_more_than_hep_is_not_trusted() -> None:
+    """A proxy relays a caller's request to the tap's own port, with a frame of the caller's in its body."""
+    relayed = b"MESSAGE sip:x@127.0.0.1:9060;transport=tcp SIP/2.0\r\nCall-ID: 1\r\n\r\n" + FRAMES[0]
+    with Sink("tcp:127.0.0.1:0") as sink:
+        for number, data in enumerate((FRAMES[0], relayed), start=1):
+            with tcp_client(sink.address) as client:
+                client.sendall(data)
+                wait_for(lambda expected=number: len(sink.datagrams) == expected)
+        assert [datagram.trusted for datagram in sink.datagrams] == [True, False]
 
 
 def test_a_recording_needs_no_key() -> None:

@@ -7,7 +7,8 @@
 | auth key | packets that carry it (HEP3 chunk 0x0e, so HEP3 only) | all accepted |
 | both | packets that pass both | all accepted |
 
-A verified TLS client certificate makes a sender trusted too; it replaces neither check.
+A verified TLS client certificate makes a sender trusted too; it replaces neither check. A stream that held
+anything but HEP is not trusted from there on, for its address or certificate: only the key vouches for it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ class ListenerCounters(TypedDict):
     received: int  # datagrams or frames, the rejected ones included
     received_bytes: int  # of those; HEP bytes, without UDP, TCP or TLS headers
     kernel_dropped: int  # UDP: the socket's receive buffer was full
-    rejected: dict[str, int]  # by reason: network, connection_limit, tls
+    rejected: dict[str, int]  # by reason: network; on streams also connection_limit, no_descriptors, tls
     connections: int  # open now
     connections_total: int  # accepted since the start
     idle_closed: int  # connections closed for silence, or to make room

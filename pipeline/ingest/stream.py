@@ -6,6 +6,7 @@ unfinished frame, and silent connections go when their time is up or their place
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import ssl
@@ -25,6 +26,7 @@ _READ_BYTES: Final = 1 << 20  # much at once: each read costs a turn of the inte
 _READS_PER_TURN: Final = 16  # then the others have theirs; TLS gives 16 KiB at a time
 _SWEEP_EVERY_S: Final = 0.5
 _HANDSHAKE_S: Final = 10.0
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class StreamServer:
         self._max_connections = max_connections
         self._idle_timeout_s = idle_timeout_s
         self._listeners: list[_Listener] = []
+        self._resting: list[_Listener] = []  # until the next sweep: no descriptor is left for a connection
         self._connections: set[_Connection] = set()
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._waker = socket.socketpair()
@@ -108,7 +111,8 @@ class StreamServer:
             stopping = False
             for key, _ in self._selector.select(_SWEEP_EVERY_S):
                 if isinstance(key.data, _Connection):
-                    self._serve(key.data)
+                    if key.data in self._connections:  # else closed in this very turn, to make room
+                        self._serve(key.data)
                 elif isinstance(key.data, _Listener):
                     self._accept(key.data)
                 else:
@@ -128,7 +132,11 @@ class StreamServer:
     def _accept(self, listener: _Listener) -> None:
         try:
             accepted, address = listener.socket.accept()
-        except OSError:  # gone before we came, or out of file descriptors
+        except OSError as error:  # gone before we came, or out of file descriptors
+            if error.errno in _NO_DESCRIPTORS:  # the caller waits in the backlog: asking at once would spin
+                reject(listener.counters, "no_descriptors")
+                self._selector.unregister(listener.socket)
+                self._resting.append(listener)
             return
         ip, port = address[:2]
         if not self._check.allows(ip):
@@ -168,6 +176,9 @@ class StreamServer:
         return True
 
     def _sweep(self) -> None:
+        for listener in self._resting:
+            self._selector.register(listener.socket, selectors.EVENT_READ, listener)
+        self._resting.clear()
         now_s = time.monotonic()
         for connection in list(self._connections):
             limit_s = self._idle_timeout_s
@@ -237,6 +248,10 @@ class StreamServer:
         counters["resyncs"] += stream.resyncs - resyncs
         if not frames:
             return
+        if stream.skipped_bytes:
+            # No HEP agent sends anything else. A proxy that relays a caller's SIP to this port does, with
+            # frames of the caller's making in the body: whose they are, the address does not say.
+            connection.trusted = False
         connection.frames += len(frames)
         counters["received"] += len(frames)
         counters["received_bytes"] += sum([len(frame) for frame in frames])
