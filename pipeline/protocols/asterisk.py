@@ -49,7 +49,7 @@ def parse_leg(
 
 # -- reading strings -------------------------------------------------------------------------------------
 
-_PAIR: Final = re.compile(r"\s*([a-z_]+)=(?:([0-9]+)(\.[0-9]+)?|-?(?:nan|inf|[0-9.]+))(;|\Z)", re.ASCII)
+_PAIR: Final = re.compile(r"\s*([a-z_]+)=(?:([0-9]+)(\.[0-9]+)?|-[0-9.]+|-?nan|-?inf)(;|\Z)", re.ASCII)
 _MAX_CHARACTERS: Final = 1024  # the longest seen has 203
 
 

@@ -180,9 +180,11 @@ def _reports(part: dict[str, Any]) -> list[Report]:
     sender = _sender(part.get("sender_information"))
     listed = part.get("report_blocks")
     blocks = [block for each in listed if (block := _block(each))] if isinstance(listed, list) else []
-    # Asterisk takes the reporter's SSRC of what it received from one word too far on (seen with 18.16.0, 22.10.1).
-    ntp_s = None if sender is None or sender.ntp_us is None else sender.ntp_us // 1_000_000 + _NTP_EPOCH_S
-    if ssrc is not None and ssrc in {ntp_s, *(block.source_ssrc for block in blocks[:1])}:
+    # Of what it received, Asterisk gives the word behind the reporter's SSRC instead (seen with 18.16.0, 22.10.1):
+    # the seconds of the NTP time, or the source's SSRC.
+    if sender is not None and sender.ntp_us is not None and ssrc == sender.ntp_us // 1_000_000 + _NTP_EPOCH_S:
+        ssrc = None
+    if sender is None and blocks and ssrc == blocks[0].source_ssrc:
         ssrc = None
     # `type` is no help: heplify gives that of the last part of a compound, captagent none without a block.
     kind = RR if sender is None else SR
