@@ -261,7 +261,7 @@ class _Reader:
         mean_ms, max_ms = (self._jitter_ms(key.format(what), unit_ms) for what in ("avg", "max"))
         stdev_ms = self._stdev_ms(key, unit_ms)
         if mean_ms and stdev_ms and packets and self.values.get(key.format("min")) == 0:
-            full_reports = packets / _PACKETS_PER_INTERVAL + 0.5
+            full_reports = max(1, packets // _PACKETS_PER_INTERVAL)
             mean_ms = min(mean_ms * (1 + _EMPTY_REPORTS / full_reports), mean_ms + stdev_ms**2 / mean_ms)
         return mean_ms, max_ms, stdev_ms
 
