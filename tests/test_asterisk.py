@@ -519,18 +519,17 @@ def test_the_mean_of_the_phones_jitter_leaves_empty_reports_out() -> None:
     for each, name in EVERY_LEG:
         outgoing = each.legs[name].outgoing
         said = [block.jitter / 8 for block in last_reports(each, name, by_asterisk=False) if block.jitter]
-        if (
-            outgoing.jitter_ms is None
-            or not said
-            or each.codec(name) == "opus"
-            or each.number in NOT_BY_CALL_ID
-        ):
+        if outgoing.jitter_ms is None or not said or each.codec(name) == "opus":
             continue
-        errors_ms.append(abs(outgoing.jitter_ms - sum(said) / len(said)))
+        if each.number not in {
+            39,
+            *NOT_BY_CALL_ID,
+        }:  # 39: one spike of a sequence restart among three reports
+            errors_ms.append(abs(outgoing.jitter_ms - sum(said) / len(said)))
     errors_ms.sort()
     assert len(errors_ms) > 160
     assert errors_ms[int(0.95 * len(errors_ms))] < 1
-    assert errors_ms[-1] < 3
+    assert errors_ms[-1] < 1.5
 
 
 def test_round_trips_are_within_five_milliseconds() -> None:
