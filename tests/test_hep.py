@@ -195,6 +195,26 @@ def test_error_kinds(datagram: bytes, kind: str) -> None:
     assert kind_of_error(datagram) == kind
 
 
+@pytest.mark.parametrize("ends", ["SIP/2.0\r\n", "sip/2.0\n"])
+def test_a_sip_request_that_is_hep_too_is_none(ends: str) -> None:
+    """`HEP300aabb//` is a method by RFC 3261 25.1; whoever gets a proxy to relay it to us must not be an agent.
+
+    Read as HEP3, its letters are a length and the head of a chunk that reaches to the binary body.
+    """
+    line = b"HEP300aabb// sip:x@127.0.0.1:9060 " + ends.encode()
+    headers = b"Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\nCall-ID: 1\r\nX: "
+    chunk_bytes = int.from_bytes(b"//")
+    padding = b"x" * (6 + chunk_bytes - len(line) - len(headers) - 4)
+    forged = line + headers + padding + b"\r\n\r\n" + b"".join(MINIMAL)
+    assert forged[6 + chunk_bytes :] == b"".join(MINIMAL)
+    assert kind_of_error(forged) == "hep_magic"
+
+
+def test_a_request_as_the_first_chunk_is_no_sip_request() -> None:
+    request = b"INVITE sip:bob@192.0.2.2 SIP/2.0\r\n\r\n"
+    assert one(hep3(chunk(0x0F, request), SRC, DST)).payload == request
+
+
 def test_as_many_chunks_as_allowed() -> None:
     assert len(one(hep3(SRC, DST, *[chunk(0x24, b"")] * (MAX_CHUNKS - 2))).extra) == MAX_CHUNKS - 2
 
@@ -218,6 +238,14 @@ def test_inflating_is_capped(compress: Callable[[bytes], bytes]) -> None:
     bomb = hep3(SRC, DST, chunk(0x10, compress(bytes(MIB + 1))))
     assert kind_of_error(bomb) == "hep_inflate"
     assert len(one(bomb, max_inflated_bytes=MIB + 1).payload) == MIB + 1
+
+
+def test_several_packets_share_the_cap() -> None:
+    half = hep3(SRC, DST, chunk(0x10, zlib.compress(bytes(MIB // 2))))
+    assert [len(packet.payload) for packet in decode(half * 2)] == [MIB // 2] * 2
+    packets = decode(half * 60)
+    assert [len(packet.payload) for packet in packets] == [MIB // 2] * 2
+    assert packets[-1].defects == ("hep_time", "hep_trailing")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def decode(
 
     `now_us` (microseconds since the epoch; the arrival time serves) helps to tell the byte order of a
     version 2 time, which no field says: little-endian, as x86 writes it, unless only the other is credible.
-    A compressed payload may inflate to `max_inflated_bytes`. What could be mended is named in `defects`.
+    Compressed payloads may inflate to `max_inflated_bytes` together. What could be mended is named in `defects`.
 
     Raises HepError, and nothing else, with one of these kinds: `hep_short`, `hep_magic`, `hep_length`,
     `hep_family`, `hep_address`, `hep_chunk_length`, `hep_chunk_overrun`, `hep_chunk_truncated`,

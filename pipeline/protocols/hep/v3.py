@@ -6,6 +6,7 @@ what the long way gives, or stands aside.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from struct import Struct
@@ -20,6 +21,8 @@ _HEADER: Final = Struct("!4sH")
 _CHUNK: Final = Struct("!HHH")
 _GENERIC_CHUNK: Final = Struct("!IH")  # vendor 0 and type in one number: the type
 _HEADER_BYTES: Final = 6
+# The magic is a good method name too (RFC 3261 25.1), and a proxy relays requests wherever they ask to go.
+_is_sip_request: Final = re.compile(rb"[HE]EP3[^\0-\x20]* [^\0-\x1f]* SIP/2\.0\r?\n", re.IGNORECASE).match
 _IN_FIELDS: Final = frozenset(
     (*range(hep.IP_FAMILY, hep.AGENT_ID + 1), hep.AUTH_KEY, hep.PAYLOAD, hep.CORRELATION_ID, hep.NODE_NAME)
 )
@@ -100,11 +103,14 @@ def decode_kamailio(data: bytes) -> HepPacket | None:
 
 def decode_chunks(data: bytes, max_inflated_bytes: int) -> list[HepPacket]:
     """The long way: any order, any emitter, several packets, lengths that lie."""
+    if _is_sip_request(data):
+        raise HepError("hep_magic", "a SIP request whose method begins as HEP3 does")
     packets: list[HepPacket] = []
     at = 0
     while at < len(data):
         try:
             packet, at = _packet(data, at, max_inflated_bytes)
+            max_inflated_bytes = max(max_inflated_bytes - len(packet.payload), 0)  # one cap for all
         except HepError:
             if not packets:
                 raise
