@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MIGRATION_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 _COMMENT = re.compile(r"--[^\n]*")
+_DROP_TABLE = re.compile(r"DROP TABLE (\w+);")
 _CREATE_TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\s*\);", re.DOTALL)
 _ADD_COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN (\w+) ([A-Z]+(?:\[\])?)")
 _COLUMN = re.compile(r"(\w+) ([A-Z]+(?:\[\])?),?")
@@ -81,10 +82,20 @@ _LAYOUTS = {
     ),
     "agent_state": Layout(latest_by=("node", "agent")),
     "registration": Layout(("aor", "ts")),
+    "leg_quality_state": Layout(("call_id", "ts"), bloom_column="call_id", partition_column="recorded_at"),
+    "cdr_call_state": Layout(("call_id", "start_ts"), bloom_column="call_id", partition_column="recorded_at"),
+    "call_leg_state": Layout(("name", "ts"), bloom_column="name", partition_column="recorded_at"),
 }
 
 # What callers name, and the table of states behind the view of that name.
-_STATES = {"call": "call_state", "agent": "agent_state"}
+_STATES = {
+    "call": "call_state",
+    "agent": "agent_state",
+    "leg_quality": "leg_quality_state",
+    "cdr_call": "cdr_call_state",
+    "call_leg": "call_leg_state",
+    "quality_mark": "quality_mark_state",
+}
 
 
 def base_table(name: str) -> str:
@@ -121,6 +132,8 @@ def parse_tables(migrations: list[Migration]) -> dict[str, dict[str, str]]:
     tables: dict[str, dict[str, str]] = {}
     for migration in migrations:
         sql = _COMMENT.sub("", migration.sql)
+        for name in _DROP_TABLE.findall(sql):
+            tables.pop(name, None)
         for name, body in _CREATE_TABLE.findall(sql):
             tables[name] = dict(_COLUMN.findall(body))
         for name, column, sql_type in _ADD_COLUMN.findall(sql):

@@ -1,0 +1,307 @@
+"""RTCP reports over HEP to legs: which way each report looks, and what its intervals add up to. Pure.
+
+A report names no call of its own and no direction: its correlation id (or its addresses) names the leg, and
+whether the switch sent it or received it tells what it is about. What the switch sends is its own measurement of
+what the phone sent (incoming); what it receives is the phone's measurement of what the switch sent (outgoing).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from pipeline.errors import RtcpError
+from pipeline.protocols.codecs import Codec, lookup
+from pipeline.protocols.emodel import Quality
+from pipeline.protocols.leg import Direction, Flag, Leg, share_pct
+from pipeline.protocols.rtcp import Block, Media, Report, Sender, VoipMetrics, parse
+from pipeline.protocols.rtcp_intervals import Interval, Intervals
+
+PAUSE_US: Final = 120_000_000  # a leg that was silent for longer is another one under the same name
+_PACKETS_PER_S: Final = 50.0  # of 20 ms, where no two reports tell the rate
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Packet(NamedTuple):
+    """A row of table `rtcp`, as far as it is needed."""
+
+    name: str  # correlation id, else the pair of addresses
+    agent: str
+    agent_addr: str
+    node: str
+    at_us: int
+    src_ip: str
+    src_port: int
+    dst_ip: str
+    dst_port: int
+    payload: bytes
+
+
+def pair_name(packet: Packet) -> str:
+    """The name of a leg that no correlation id names: its two addresses, in order."""
+    ends = sorted([f"{packet.src_ip}:{packet.src_port}", f"{packet.dst_ip}:{packet.dst_port}"])
+    return " ".join(ends)
+
+
+def time_of(at_us: int) -> datetime:
+    """Microseconds since the epoch as an aware time."""
+    return _EPOCH + timedelta(microseconds=at_us)
+
+
+class Homes:
+    """Where each capture agent's switch is: the address that the most legs have in common.
+
+    Phones have few legs each, the switch has them all. `known` addresses come from the settings and win.
+    """
+
+    _MAX_LEGS = 10_000  # of an agent; by then it is decided
+
+    def __init__(self, known: Collection[str] = ()) -> None:
+        self._known = frozenset(known)
+        self._legs: dict[str, set[str]] = {}
+        self._counts: dict[str, Counter[str]] = {}
+
+    def see(self, packet: Packet) -> None:
+        """Learn from one packet."""
+        legs = self._legs.setdefault(packet.agent, set())
+        if packet.name in legs or len(legs) >= self._MAX_LEGS:
+            return
+        legs.add(packet.name)
+        self._counts.setdefault(packet.agent, Counter()).update({packet.src_ip, packet.dst_ip})
+
+    def of(self, packet: Packet) -> str | None:
+        """The switch's address of the two; None where nothing tells them apart."""
+        ends = (packet.src_ip, packet.dst_ip)
+        if ends[0] == ends[1]:
+            return None
+        named = [ip for ip in ends if ip in self._known]
+        if len(named) == 1:
+            return named[0]
+        counts = self._counts.get(packet.agent, Counter())
+        first, second = (counts[ip] for ip in ends)
+        if first != second:
+            return ends[0] if first > second else ends[1]
+        return packet.agent_addr if packet.agent_addr in ends else None
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One direction: the reports on it, and what its sender counted."""
+
+    clock_rate_hz: int | None
+    own_clock: bool = False
+    intervals: dict[int, Intervals] = field(default_factory=dict)
+    got: list[Interval] = field(default_factory=list)
+    first: dict[int, Interval] = field(default_factory=dict)
+    sent: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # SSRC -> (when, packets so far)
+    xr: VoipMetrics | None = None
+    media: list[Media] = field(default_factory=list)
+
+    def of(self, ssrc: int) -> Intervals:
+        if ssrc not in self.intervals:
+            self.intervals[ssrc] = Intervals(self.clock_rate_hz, own_clock=self.own_clock)
+        return self.intervals[ssrc]
+
+    def sender(self, ssrc: int, sender: Sender, at_us: int) -> None:
+        self.of(ssrc).sent(sender, at_us)
+        if sender.packets:
+            counts = self.sent.setdefault(ssrc, [])
+            counts[1:] = [(at_us, sender.packets)]  # the first and the last do
+
+    def block(self, block: Block, at_us: int) -> None:
+        interval = self.of(block.source_ssrc).received(block, at_us)
+        if interval is not None:
+            self.first.setdefault(block.source_ssrc, interval)
+            self.got.append(interval)
+
+    @property
+    def packets_sent(self) -> int | None:
+        return sum(counts[-1][1] for counts in self.sent.values()) or None
+
+    def _before_first(self) -> float:
+        """Packets due before the first report of each SSRC: sequence numbers do not tell where they began. The
+        sender's own count does, moved to the time of that report by the stream's rate."""
+        due = 0.0
+        for ssrc, first in self.first.items():
+            counts = self.sent.get(ssrc)
+            if not counts:
+                continue
+            (at_us, packets), (last_us, last) = counts[0], counts[-1]
+            rate = (last - packets) / (last_us - at_us) * 1e6 if last_us > at_us else _PACKETS_PER_S
+            due += max(0.0, packets + max(0.0, rate) * (first.at_us - at_us) / 1e6)
+        return due
+
+    def loss(self) -> tuple[int | None, int | None, float | None]:
+        """Lost, due, and the share in percent. Without the sender's counts the first report is left out of the
+        share, for nobody knows what it is a share of; unless it is all there is."""
+        if not self.got:
+            return None, None, None
+        told = [interval for interval in self.got if interval.lost is not None]
+        lost = sum(interval.lost or 0 for interval in told) if told else None
+        due = sum(interval.expected or 0 for interval in self.got)
+        before = self._before_first()
+        if before:
+            due += round(before)
+            return lost, due or None, share_pct(lost, due)
+        if due:
+            counted = sum(i.lost or 0 for i in self.got if i.expected is not None)
+            return lost, due, share_pct(counted, due)
+        return lost, None, self.got[0].loss_pct
+
+    def direction(self, packets: int | None, lost: int | None, loss_pct: float | None) -> Direction:
+        jitters = [interval.jitter_ms for interval in self.got if interval.jitter_ms is not None]
+        return Direction(
+            packets=packets,
+            lost=lost,
+            loss_pct=loss_pct,
+            jitter_ms=sum(jitters) / len(jitters) if jitters else None,
+            jitter_max_ms=max(jitters, default=None),
+            jitter_last_ms=jitters[-1] if jitters else None,
+        )
+
+    def watched(self) -> Direction | None:
+        """What an agent that watched the RTP itself says; its counts are totals where they only grow."""
+        if not self.media:
+            return None
+        packets = [media.packets or 0 for media in self.media]
+        totals = all(a < b for a, b in zip(packets, packets[1:], strict=False))
+        counted = self.media[-1:] if totals else self.media
+        expected = sum(media.expected or 0 for media in counted)
+        lost = sum(media.lost or 0 for media in counted)
+        jitters = [media.jitter_ms for media in self.media if media.jitter_ms is not None]
+        highest = [media.jitter_max_ms for media in self.media if media.jitter_max_ms is not None]
+        return Direction(
+            packets=sum(media.packets or 0 for media in counted),
+            lost=lost,
+            loss_pct=share_pct(lost, expected),
+            jitter_ms=sum(jitters) / len(jitters) if jitters else None,
+            jitter_max_ms=max([*highest, *jitters], default=None),
+        )
+
+    def rated(self) -> Quality | None:
+        """The phone's own word, for want of anything to rate by ourselves."""
+        for told, r, cq, lq in (
+            (self.xr, self.xr and self.xr.r_factor, self.xr and self.xr.mos_cq, self.xr and self.xr.mos_lq),
+            *((media, media.r_factor, media.mos, media.mos) for media in self.media[-1:]),
+        ):
+            if told is not None and r is not None and (lq or cq):
+                method = "xr" if isinstance(told, VoipMetrics) else "agent"
+                return Quality(float(r), cq, lq or cq or 1.0, method, grounded=False)
+        return None
+
+
+class LegReports:
+    """All reports of one leg, fed in order of time. `home` is the switch's address."""
+
+    def __init__(self, first: Packet, home: str, codec: str | None) -> None:
+        self.name, self.agent, self.node, self.home = first.name, first.agent, first.node, home
+        self.first_us = self.last_us = first.at_us
+        self.codec = codec
+        self.peer_ip = first.dst_ip if first.src_ip == home else first.src_ip
+        self.addresses: set[tuple[str, int]] = set()
+        self.unreadable = 0
+        known: Codec | None = lookup(codec)
+        clock_hz = known.clock_rate_hz if known else None
+        self._opus = known is not None and known.name == "OPUS"
+        # Asterisk reads Opus timestamps at 8000 Hz: its own jitter is nonsense, whatever it is divided by.
+        self._incoming = _Stream(None if self._opus else clock_hz)
+        self._outgoing = _Stream(clock_hz, own_clock=home == first.agent_addr)
+        self._ssrcs: dict[bool, int] = {}  # the switch's own under True, the phone's under False
+        self._last: dict[str, Any] = {}
+
+    @property
+    def unit(self) -> str:
+        """The name under which this leg is written."""
+        return f"hep/{self.name}/{self.first_us // 1_000_000}"
+
+    def feed(self, packet: Packet) -> None:
+        """Take one packet in; what cannot be read is counted."""
+        self.first_us = min(self.first_us, packet.at_us)
+        self.last_us = max(self.last_us, packet.at_us)
+        self.addresses |= {(packet.src_ip, packet.src_port), (packet.dst_ip, packet.dst_port)}
+        try:
+            reports = parse(packet.payload)
+        except RtcpError:
+            self.unreadable += 1
+            return
+        sent = packet.src_ip == self.home
+        for report in reports:
+            self._take(report, sent, packet.at_us)
+        self._last["sent" if sent else "received"] = packet.payload.decode("utf-8", "replace")
+
+    def _take(self, report: Report, sent: bool, at_us: int) -> None:
+        about, own = (
+            (self._incoming, self._outgoing) if sent else (self._outgoing, self._incoming)
+        )
+        if report.ssrc is not None:
+            self._ssrcs[sent] = report.ssrc
+        if report.sender is not None and report.ssrc is not None:
+            own.sender(report.ssrc, report.sender, at_us)
+        if report.block is not None:
+            self._ssrcs[not sent] = report.block.source_ssrc
+            about.block(report.block, at_us)
+        if report.xr is not None:
+            about.xr = report.xr
+        if report.media is not None:
+            incoming = report.media.dst[0] == self.home if report.media.dst else not sent
+            (self._incoming if incoming else self._outgoing).media.append(report.media)
+
+    def leg(self) -> Leg | None:
+        """What is known so far; None where no report said anything."""
+        lost_in, due_in, loss_in_pct = self._incoming.loss()
+        lost_out, _, loss_out_pct = self._outgoing.loss()
+        received = None if due_in is None or lost_in is None else max(0, due_in - lost_in)
+        incoming = self._incoming.watched() or self._incoming.direction(received, lost_in, loss_in_pct)
+        outgoing = self._outgoing.watched() or self._outgoing.direction(
+            self._outgoing.packets_sent, lost_out, loss_out_pct
+        )
+        if incoming == Direction() and outgoing == Direction() and not self._rated_any():
+            return None
+        rtts = [interval.rtt_ms for interval in self._outgoing.got if interval.rtt_ms is not None]
+        return Leg(
+            incoming,
+            outgoing,
+            rtt_ms=sorted(rtts)[(len(rtts) - 1) // 2] if rtts else None,
+            rtt_max_ms=max(rtts, default=None),
+            rtt_min_ms=min(rtts, default=None),
+            ssrc=self._ssrcs.get(True),
+            remote_ssrc=self._ssrcs.get(False),
+            flags=self._flags(lost_in, lost_out),
+        )
+
+    def rated(self) -> tuple[Quality | None, Quality | None]:
+        """What the phone, or an agent, said of each direction itself."""
+        return self._incoming.rated(), self._outgoing.rated()
+
+    def _rated_any(self) -> bool:
+        return any(quality is not None for quality in self.rated())
+
+    def _flags(self, lost_in: int | None, lost_out: int | None) -> frozenset[Flag]:
+        flags: set[Flag] = set()
+        if not self._outgoing.got and not self._outgoing.media:
+            flags.add("no_rtcp")
+        if "sent" in self._last and not self._incoming.got and not self._incoming.media:
+            flags.add("short" if self.last_us - self.first_us < 5_000_000 else "one_way")
+        if any(interval.restarted for interval in (*self._incoming.got, *self._outgoing.got)):
+            flags.add("seq_restart")
+        if (lost_in or 0) < 0 or (lost_out or 0) < 0:
+            flags.add("negative_lost")
+        if self._opus and self._incoming.got:
+            flags.add("opus_clock")
+        return frozenset(flags)
+
+    @property
+    def reports(self) -> tuple[int, int]:
+        """Reports that count, on what came in and on what went out."""
+        return (
+            len(self._incoming.got) + len(self._incoming.media),
+            len(self._outgoing.got) + len(self._outgoing.media),
+        )
+
+    def raw(self) -> str:
+        """The last report each way, as it came."""
+        return json.dumps(self._last, separators=(",", ":"))

@@ -1,0 +1,331 @@
+"""Taking in what is new: CDRs, RTCP reports, SIP calls, in whatever order they come.
+
+The rule for late facts: what is known of one call of the CDRs, or of one leg of the reports, is a unit; whenever a
+fact about it arrives (another CDR row, another report, the codec from SIP, a CDR that says which call the leg is
+of) the whole unit is made again from all its facts and written with a higher revision, and the newest revision
+counts. So the result is the same in any order, and doing the same work twice changes nothing: after a crash the
+pass that was cut short is simply done again.
+
+The work of a pass depends on what is new and not on what is stored. Nothing here is on the way of a call or of a
+finding: it reads what is committed, beside the writer.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import duckdb
+import structlog
+
+from pipeline.quality import cdr_calls, facts, leg_table
+from pipeline.quality.facts import New
+from pipeline.quality.hep_book import HepBook, place_legs, rate_legs
+from pipeline.quality.rating import Row, nothing_left
+from pipeline.quality.settings import QualitySettings
+from pipeline.store.writer import Writer
+
+_TABLES: Final = ("sip", "rtcp", "call_state", "cdr", "cdr_leg")
+_LATE: Final = timedelta(hours=1)  # rows are committed within that of their arrival
+_RTCP_ROWS: Final = 100_000  # at once
+_CDR_ROWS: Final = 20_000
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Refreshed:
+    """What a pass did."""
+
+    cdr_rows: int = 0
+    calls: int = 0
+    reports: int = 0
+    legs: int = 0  # rows of leg_quality
+
+    def __bool__(self) -> bool:
+        return bool(self.cdr_rows or self.calls or self.reports or self.legs)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows on their way to the store."""
+
+    legs: list[Row] = field(default_factory=list)
+    calls: list[Row] = field(default_factory=list)
+    ties: list[Row] = field(default_factory=list)
+
+
+class Refresher:
+    """Keeps `leg_quality`, `cdr_call` and `call_leg` up to date in the store of `writer`.
+
+    `run` is one pass; from any thread, one at a time. It raises StoreError or duckdb.Error when the store cannot
+    be read or written: nothing is lost then, the next pass does it again.
+    """
+
+    def __init__(self, writer: Writer, settings: QualitySettings | None = None) -> None:
+        self._writer = writer
+        self._settings = settings or QualitySettings()
+        self._book = HepBook(self._settings)
+        self._position: dict[str, int] | None = None
+        self._since: datetime | None = None
+        self._cold = True
+        self._revision = 0
+        self._lock = threading.Lock()
+
+    def run(self) -> Refreshed:
+        """Take in all that is committed by now."""
+        with self._lock, self._writer.cursor() as cursor:
+            cursor.execute("USE lake")
+            if self._position is None:
+                self._recall(cursor)
+            try:
+                return self._pass(cursor)
+            except BaseException:
+                self._book.clear()
+                self._position, self._cold = None, True
+                raise
+
+    def _recall(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        mark = facts.last_mark(cursor, self._writer.node)
+        known = json.loads(mark["position"]) if mark else {}
+        self._position = {table: int(known.get(table, 0)) for table in _TABLES}
+        self._since = mark["updated_at"] - _LATE if mark else None
+        self._cold = mark is not None
+
+    def _pass(self, cursor: duckdb.DuckDBPyConnection) -> Refreshed:
+        assert self._position is not None
+        ends = facts.next_row_ids(cursor, _TABLES)
+        if ends == self._position:
+            return Refreshed()
+        new = {table: New(self._position[table], ends[table], self._since) for table in _TABLES}
+        done = Refreshed()
+        self._revision = max(self._revision + 1, time.time_ns() // 1000)
+        tied = self._take_x_cid(cursor, new["sip"]) if self._settings.tie_x_cid else set()
+        self._take_reports(cursor, new["rtcp"], done)
+        names, roots, leg_roots = self._late_codecs(cursor, new["call_state"])
+        tied |= self._take_cdrs(cursor, new["cdr"], roots, done)
+        tied |= self._take_leg_table(cursor, new["cdr_leg"], leg_roots, done)
+        self._tie_again(cursor, tied | names, done)
+        self._remember(ends)
+        return done
+
+    # -- the parts of a pass -----------------------------------------------------------------------------
+
+    def _take_x_cid(self, cursor: duckdb.DuckDBPyConnection, new: New) -> set[str]:
+        ties = []
+        for row in facts.x_cid_ties(cursor, new):
+            call_id = row.pop("call_id")
+            tie = {"name": call_id, "kind": "call-id", "leg": "b", "leg_call_id": call_id, "tied_by": "x-cid"}
+            own = {"call_id": row.pop("x_cid"), "unit": f"x-cid/{call_id}", "revision": self._revision}
+            ties.append(tie | own | row)
+        self._write(_Batch(ties=ties))
+        return {tie["name"] for tie in ties}
+
+    def _take_reports(self, cursor: duckdb.DuckDBPyConnection, new: New, done: Refreshed) -> None:
+        for part in _parts(new, _RTCP_ROWS):
+            packets = facts.new_packets(cursor, part)
+            legs = self._book.take(cursor, packets, cold=self._cold)
+            rows = rate_legs(place_legs(cursor, legs), self._settings, self._revision)
+            self._write(_Batch(legs=rows))
+            done.reports += len(packets)
+            done.legs += len(rows)
+        self._cold = False
+
+    def _late_codecs(
+        self, cursor: duckdb.DuckDBPyConnection, new: New
+    ) -> tuple[set[str], set[str], set[str]]:
+        """What was rated without a codec and can be rated with one now: names of legs of reports, roots of calls
+        of CDRs, roots of the table of legs."""
+        found: dict[str, set[str]] = {"hep": set(), "cdr": set(), "legs": set()}
+        call_ids = facts.changed_calls(cursor, new) if new.end > new.first else []
+        for row in facts.without_codec(cursor, call_ids) if call_ids else []:
+            kind, _, rest = row["unit"].partition("/")
+            found[kind].add(row["leg_name"] if kind == "hep" else rest.partition("/")[2])
+        return found["hep"], found["cdr"], found["legs"]
+
+    def _take_cdrs(
+        self, cursor: duckdb.DuckDBPyConnection, new: New, roots: set[str], done: Refreshed
+    ) -> set[str]:
+        names: set[str] = set()
+        present = facts.present_columns(cursor, "cdr") if new.end > new.first or roots else {}
+        for part in _parts(new, _CDR_ROWS):
+            rows = facts.new_cdrs(cursor, "cdr", part)
+            done.cdr_rows += len(rows)
+            alone = part == new and new.first == 0  # there are no others that they could belong to
+            names |= self._write_calls(cursor, rows, set(), present, done, alone=alone)
+        if roots:
+            names |= self._write_calls(cursor, [], roots, present, done, alone=False)
+        return names
+
+    def _write_calls(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        rows: list[Row],
+        roots: set[str],
+        present: dict[str, set[str]],
+        done: Refreshed,
+        *,
+        alone: bool,
+    ) -> set[str]:
+        due = {(row["source"], row["source_row"]) for row in rows}
+        members = {(row["source"], row["source_row"]): row for row in rows}
+        known = -1
+        while not alone and known < len(members):  # a call may have been handed on more than once
+            known = len(members)
+            for row in facts.cdrs_beside(cursor, list(members.values()), roots):
+                members.setdefault((row["source"], row["source_row"]), row)
+        groups = [
+            group
+            for group in cdr_calls.gather(members.values())
+            if group.root in roots or any((row["source"], row["source_row"]) in due for row in group.rows)
+        ]
+        if not groups:
+            return set()
+        codecs = _codecs(cursor, [row for group in groups for row in group.rows], ("call_id", "call_id_b"))
+        by_ssrc = _SsrcBook(cursor, groups)
+        codecs |= _codecs(cursor, by_ssrc.found, ("leg_call_id",))
+        batch = _Batch()
+        for group in groups:
+            call = cdr_calls.assess_call(
+                group, present.get(group.source, set()), codecs, by_ssrc.of(group), self._settings, self._revision
+            )
+            batch.calls.append(call.call)
+            batch.ties += call.ties
+            batch.legs += call.legs
+            if not call.legs and not all((row["source"], row["source_row"]) in due for row in group.rows):
+                batch.legs.append(nothing_left(group.unit, self._revision))
+        stale = facts.written_units(cursor, {unit for group in groups for unit in group.stale_units})
+        gone = [nothing_left(unit, self._revision) for unit in stale]
+        self._write(_Batch(batch.legs + gone, batch.calls + gone, batch.ties + gone))
+        done.calls += len(batch.calls)
+        done.legs += len(batch.legs)
+        return {tie["name"] for tie in batch.ties}
+
+    def _take_leg_table(
+        self, cursor: duckdb.DuckDBPyConnection, new: New, roots: set[str], done: Refreshed
+    ) -> set[str]:
+        names: set[str] = set()
+        if new.end == new.first and not roots:
+            return names
+        present = facts.present_columns(cursor, "cdr_leg")
+        for part in [*_parts(new, _CDR_ROWS), None]:
+            rows = facts.new_cdrs(cursor, "cdr_leg", part) if part else []
+            due = {(r["source"], r["linkedid"] or r["uniqueid"] or r["source_row"]) for r in rows}
+            wanted = {root for _, root in due} if part else roots
+            groups = leg_table.gather(facts.legs_beside(cursor, wanted)) if wanted else []
+            codecs = _codecs(cursor, [row for group in groups for row in group.rows], ("call_id",))
+            batch = _Batch()
+            for group in groups:
+                ties, legs = leg_table.assess_legs(
+                    group, present.get(group.source, set()), codecs, self._settings, self._revision
+                )
+                batch.ties += ties
+                batch.legs += legs
+            self._write(batch)
+            done.cdr_rows += len(rows)
+            done.legs += len(batch.legs)
+            names |= {tie["name"] for tie in batch.ties}
+        return names
+
+    def _tie_again(self, cursor: duckdb.DuckDBPyConnection, names: set[str], done: Refreshed) -> None:
+        """Legs of reports whose call, or codec, is known only now."""
+        wanted = names | {name[: facts.CUT_CALL_ID] for name in names}
+        legs = self._book.again(cursor, wanted) if wanted else []
+        rows = rate_legs(place_legs(cursor, legs), self._settings, self._revision + 1)
+        self._revision += 1
+        self._write(_Batch(legs=rows))
+        done.legs += len(rows)
+
+    # -- to the store ------------------------------------------------------------------------------------
+
+    def _write(self, batch: _Batch) -> None:
+        """Commit, so that the next part of the pass reads it."""
+        futures = [
+            self._append(table, rows)
+            for table, rows in (
+                ("leg_quality", batch.legs),
+                ("cdr_call", batch.calls),
+                ("call_leg", batch.ties),
+            )
+            if rows
+        ]
+        if futures:
+            self._writer.flush()
+            for future in futures:
+                future.result()
+
+    def _append(self, table: str, rows: Sequence[dict[str, Any]]) -> Future[None]:
+        return self._writer.append(table, rows)
+
+    def _remember(self, ends: dict[str, int]) -> None:
+        moment = datetime.now(UTC)
+        row = {"node": self._writer.node, "position": ends, "updated_at": moment}
+        future = self._writer.append("quality_mark", [row])
+        self._writer.flush()
+        future.result()
+        self._position, self._since = ends, moment - _LATE
+
+
+class _SsrcBook:
+    """Phones' SSRCs of legs without a Call-ID -> the Call-IDs of the reports about them, where there is just one."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, groups: Collection[cdr_calls.CdrGroup]) -> None:
+        wanted = {
+            ssrc
+            for group in groups
+            for row in group.rows
+            for column in ("rtcp_a_all", "rtcp_b_all")
+            if (ssrc := cdr_calls.remote_ssrc_of(row[column]))
+        }
+        times = [row["ts"] for group in groups for row in group.rows if row["ts"] is not None]
+        self.found: list[Row] = []
+        if wanted and times:
+            until = max(cdr_calls.end_of(row) for group in groups for row in group.rows if row["ts"])
+            self.found = facts.hep_legs_by_ssrc(cursor, wanted, min(times) - facts.SLACK, until + facts.SLACK)
+        self._by_ssrc: dict[int, list[Row]] = {}
+        for row in self.found:
+            self._by_ssrc.setdefault(row["remote_ssrc"], []).append(row)
+
+    def of(self, group: cdr_calls.CdrGroup) -> dict[int, str]:
+        """Those that were on during the call."""
+        timed = [row for row in group.rows if row["ts"] is not None]
+        if not timed or not self._by_ssrc:
+            return {}
+        since = min(row["ts"] for row in timed) - facts.SLACK
+        until = max(cdr_calls.end_of(row) for row in timed) + facts.SLACK
+        named: dict[int, str] = {}
+        for row in timed:
+            for column in ("rtcp_a_all", "rtcp_b_all"):
+                ssrc = cdr_calls.remote_ssrc_of(row[column]) or 0
+                fitting = {
+                    leg["leg_call_id"]
+                    for leg in self._by_ssrc.get(ssrc, ())
+                    if leg["ts"] <= until and leg["end_ts"] >= since
+                }
+                if len(fitting) == 1:
+                    named[ssrc] = fitting.pop()
+        return named
+
+
+def _parts(new: New, rows: int) -> list[New]:
+    return [
+        New(first, min(first + rows, new.end), new.since) for first in range(new.first, new.end, rows)
+    ]
+
+
+def _codecs(
+    cursor: duckdb.DuckDBPyConnection, rows: Collection[Row], columns: Collection[str]
+) -> dict[str, str]:
+    """Call-ID -> codec, of the Call-IDs in these columns."""
+    call_ids = {row[column] for row in rows for column in columns if row[column]}
+    times = [row["ts"] for row in rows if row["ts"] is not None]
+    if not call_ids:
+        return {}
+    calls = facts.sip_calls(cursor, call_ids, min(times) if times else None)
+    return {call_id: row["codec"] for call_id, row in calls.items() if row["codec"]}
