@@ -5,27 +5,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from pipeline.protocols.codecs import STATIC_PAYLOAD_TYPES
+
 _DIRECTIONS = frozenset({"sendrecv", "sendonly", "recvonly", "inactive"})
 
-# RFC 3551 section 6, tables 4 and 5.
-_STATIC_PAYLOAD_TYPES = {
-    "0": "PCMU/8000",
-    "3": "GSM/8000",
-    "4": "G723/8000",
-    "5": "DVI4/8000",
-    "6": "DVI4/16000",
-    "7": "LPC/8000",
-    "8": "PCMA/8000",
-    "9": "G722/8000",
-    "10": "L16/44100",
-    "11": "L16/44100",
-    "12": "QCELP/8000",
-    "13": "CN/8000",
-    "14": "MPA/90000",
-    "15": "G728/8000",
-    "16": "DVI4/11025",
-    "17": "DVI4/22050",
-    "18": "G729/8000",
+_STATIC_CODECS = {
+    str(number): f"{name}/{clock_rate_hz}" for number, (name, clock_rate_hz) in STATIC_PAYLOAD_TYPES.items()
 }
 
 
@@ -52,7 +37,7 @@ def parse(body: bytes) -> Sdp:
     sdp.port = port
     sdp.ip = _connection(audio) or sdp.ip
     names = _rtpmaps(audio)
-    sdp.codecs = ",".join(names.get(pt) or _STATIC_PAYLOAD_TYPES.get(pt, pt) for pt in payload_types) or None
+    sdp.codecs = ",".join(names.get(pt) or _STATIC_CODECS.get(pt, pt) for pt in payload_types) or None
     sdp.direction = _direction(audio) or _direction(session) or "sendrecv"  # RFC 4566 section 6
     sdp.crypto = any(line.startswith("a=crypto:") for line in audio)
     return sdp
