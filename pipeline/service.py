@@ -30,11 +30,14 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.rows import at, call_row, finding_row, registration_row
 from pipeline.engine.rules import RuleRunner
 from pipeline.errors import CaptureError
+from pipeline.ingest.cdr.source import CdrSource
 from pipeline.ingest.queue import BatchQueue
 from pipeline.ingest.recordings import RecordingWriter
 from pipeline.ingest.tap import Tap
+from pipeline.jobs import Jobs
 from pipeline.settings import Settings
 from pipeline.status import Status, write_status
+from pipeline.store.cdrs import CdrStore
 from pipeline.store.ledger import Ledger
 from pipeline.store.paths import StorePaths
 from pipeline.store.writer import Writer
@@ -91,6 +94,12 @@ class Service:
         self.rules = RuleRunner(
             settings.rules, actions, self.ledger, self._record_attempt, stop_file=self.paths.root / "STOP"
         )
+        self.jobs = Jobs()
+        self._cdr_store = CdrStore(self.writer)
+        self.cdr_sources = [CdrSource(source, self._cdr_store) for source in settings.cdr]
+        for source in self.cdr_sources:
+            how = source.settings
+            self.jobs.every(how.interval, f"cdr {source.name}", source.run, jitter=how.jitter)
         self._stop = threading.Event()
         self._started_us = now_us()
         self._findings: Counter[str] = Counter()
@@ -116,6 +125,7 @@ class Service:
         for warning in self.tap.warnings():
             log.warning(warning)
         log.info("listening", on=[str(address) for address in self.tap.addresses], store=str(self.paths.root))
+        self.jobs.start()
         self._write_status("running")
 
     def loop(self) -> None:
@@ -296,6 +306,7 @@ class Service:
             store_errors=writer.errors,
             store_error=writer.last_error,
             latency_us=self._latency_us,
+            cdr_sources=[source.status.as_json() for source in self.cdr_sources],
         )
 
     def _write_status(self, state: str) -> None:
@@ -321,6 +332,10 @@ class Service:
 
     def _close(self) -> None:
         log.info("stopping", queued=self.queue.depth)
+        for source in self.cdr_sources:
+            source.stop()
+        self._cdr_store.close()
+        self.jobs.stop()
         give_up_s = time.monotonic() + HOLDS_S
         while self.engine.holding and time.monotonic() < give_up_s:
             self.step()  # with the tap still open: what spares a held phone its call may yet come

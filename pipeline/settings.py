@@ -14,13 +14,14 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.engine.rules import RulesSettings
 from pipeline.engine.state import StateSettings
 from pipeline.errors import ConfigError
+from pipeline.ingest.cdr.settings import CdrSourceSettings, with_names_of_their_own
 from pipeline.ingest.tap import TapSettings
 from pipeline.store.settings import WriterSettings
 
@@ -69,6 +70,9 @@ class Settings(BaseModel):
     rules: RulesSettings = Field(default_factory=RulesSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    cdr: Annotated[list[CdrSourceSettings], AfterValidator(with_names_of_their_own)] = Field(
+        default=[], description="tables and files with call detail records, one [[cdr]] each"
+    )
     # Plugins bring the models of their own tables; they are read when the plugins are loaded.
     detectors: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
     actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
@@ -204,8 +208,11 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 
 def _known(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
+        if part.isdigit():  # a place in a list of tables
+            continue
         field = model.model_fields.get(part)
         annotation = field.annotation if field else None
+        annotation = next(iter(get_args(annotation)), annotation)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

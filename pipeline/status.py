@@ -51,6 +51,7 @@ class Status:
     store_errors: int
     store_error: str | None
     latency_us: int
+    cdr_sources: list[dict[str, Any]]  # `pipeline.ingest.cdr.source.SourceStatus` of each
 
     @property
     def dropped(self) -> int:
@@ -119,6 +120,10 @@ def as_text(status: dict[str, Any]) -> str:
         lines.append(f"action     {row['action']}{how}: {row['count']} {row['outcome']}")
     if status["detectors_off"]:
         lines.append(f"detectors  SWITCHED OFF after failures: {', '.join(status['detectors_off'])}")
+    for source in status["cdr_sources"]:
+        trouble = "; ".join(source[name] for name in ("error", "warning") if source[name])
+        told = f"{source['state']}, {source['imported']} rows, {source['refused']} refused"
+        lines.append(f"cdr        {source['source']}: {told}" + (f"  ({trouble})" if trouble else ""))
     committed = _time(status["last_commit_us"]) if status["last_commit_us"] else "never"
     trouble = f", {status['store_errors']} errors: {status['store_error']}" if status["store_error"] else ""
     lines.append(f"store      last commit {committed}{trouble}")

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that the tests need (or those named as arguments), when they are missing.
-# Kamailio's package would start a server of its own; RUNLEVEL=1 keeps it from that.
+# Kamailio, MariaDB and PostgreSQL would each start a server of their own; RUNLEVEL=1 keeps them from that.
 set -eu
-packages=${*:-"kamailio kamailio-extra-modules kamailio-tls-modules kamailio-utils-modules kamailio-json-modules sip-tester tshark openssl"}
+packages=${*:-"kamailio kamailio-extra-modules kamailio-tls-modules kamailio-utils-modules kamailio-json-modules sip-tester tshark openssl mariadb-server postgresql"}
 
 missing=""
 for package in $packages; do
