@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -101,14 +102,18 @@ class CdrSourceSettings(BaseModel):
             raise ValueError(f'{zone!r} is no time zone; write for example "Europe/Kyiv" or "UTC"') from None
         return zone
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> CdrSourceSettings:
-        known = self.shape.fields
-        for theirs, ours in self.columns.items():
+    @field_validator("columns")
+    @classmethod
+    def _are_known(cls, columns: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        known = PRESETS[info.data.get("preset", "cdr_adaptive")].fields
+        for theirs, ours in columns.items():
             if ours not in known:
-                raise ValueError(f"columns.{theirs} = {ours!r}: known are {', '.join(known)}")
-        if not self.name:
-            self.name = self._default_name()
+                raise ValueError(f"{theirs} = {ours!r}: known are {', '.join(known)}")
+        return columns
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> CdrSourceSettings:
+        self.name = self.name or self._default_name()
         return self
 
     @field_serializer("source")

@@ -1,0 +1,38 @@
+-- CDRs with the RTCP strings of both legs. Every column may be NULL: a default would be read as a measurement.
+-- Durations as decimals hold milliseconds, where integers would be cut to seconds.
+CREATE TABLE cdr (
+    start timestamp,
+    answer timestamp,
+    "end" timestamp,
+    clid varchar(160),
+    src varchar(80),
+    dst varchar(80),
+    dcontext varchar(80),
+    channel varchar(128),
+    dstchannel varchar(128),
+    lastapp varchar(80),
+    lastdata varchar(255),
+    duration numeric(12,3),
+    billsec numeric(12,3),
+    disposition varchar(20),
+    amaflags varchar(20),
+    accountcode varchar(80),
+    peeraccount varchar(80),
+    uniqueid varchar(150),
+    linkedid varchar(150),
+    userfield varchar(255),
+    sequence integer,
+    sip_callid varchar(512),
+    sip_callid_b varchar(512),
+    rtcp_a_all varchar(255),
+    rtcp_a_all_jitter varchar(255),
+    rtcp_a_all_loss varchar(255),
+    rtcp_a_all_rtt varchar(255),
+    rtcp_a_all_mes varchar(255),
+    rtcp_b_all varchar(255),
+    rtcp_b_all_jitter varchar(255),
+    rtcp_b_all_loss varchar(255),
+    rtcp_b_all_rtt varchar(255),
+    rtcp_b_all_mes varchar(255)
+);
+CREATE INDEX cdr_start ON cdr (start);
