@@ -183,7 +183,9 @@ def assess_call(
     `legs_by_ssrc` the phones' SSRCs to the Call-IDs under which RTCP reports of them came.
     """
     root_row = next((row for row in group.rows if row["uniqueid"] == group.root), group.rows[0])
-    call_id = next((row["call_id"] for row in group.rows if _is_first(row, root_row) and row["call_id"]), None)
+    call_id = next(
+        (row["call_id"] for row in group.rows if _is_first(row, root_row) and row["call_id"]), None
+    )
     tied_by_ssrc: set[str] = set()
     heard = _best(_heard(group, root_row, call_id, present, codecs, settings, legs_by_ssrc, tied_by_ssrc))
     call = _call_row(group, call_id, heard, revision)
@@ -232,9 +234,7 @@ def _heard(
         found: dict[str, _Heard] = {}
         for side in ("a", "b"):
             raw = {
-                name: value
-                for name, column in COLUMNS[side].items()
-                if (value := row[column]) is not None
+                name: value for name, column in COLUMNS[side].items() if (value := row[column]) is not None
             }
             if not raw:
                 continue
@@ -252,9 +252,7 @@ def _heard(
                 duration_s=None if row["billsec_ms"] is None else row["billsec_ms"] / 1000,
             )
             if leg is not None:
-                found[side] = _Heard(
-                    "a" if name == "a" else "b", channel, leg_call_id, codec, leg, row, raw
-                )
+                found[side] = _Heard("a" if name == "a" else "b", channel, leg_call_id, codec, leg, row, raw)
         if len(found) == 2:
             a, b = found["a"], found["b"]
             if (a.leg.ssrc, a.leg.remote_ssrc) == (b.leg.ssrc, b.leg.remote_ssrc):

@@ -118,7 +118,9 @@ def new_cdrs(cursor: duckdb.DuckDBPyConnection, table: str, new: New) -> list[Ro
     )
 
 
-def cdrs_beside(cursor: duckdb.DuckDBPyConnection, rows: Collection[Row], roots: Collection[str]) -> list[Row]:
+def cdrs_beside(
+    cursor: duckdb.DuckDBPyConnection, rows: Collection[Row], roots: Collection[str]
+) -> list[Row]:
     """The rows of `cdr` that may be of the same calls as `rows`, or of the calls called `roots`."""
     ids = {row["linkedid"] for row in rows} | {row["uniqueid"] for row in rows} | set(roots)
     alone = [row for row in rows if not row["linkedid"]]
@@ -132,7 +134,9 @@ def cdrs_beside(cursor: duckdb.DuckDBPyConnection, rows: Collection[Row], roots:
                 regexp_replace(channel, ';[12]$', '') IN (SELECT unnest($channels::VARCHAR[]))
                 OR regexp_replace(dst_channel, ';[12]$', '') IN (SELECT unnest($channels::VARCHAR[])))))"""
     given = {"ids": [name for name in ids if name], "channels": sorted(channels)}
-    return _rows(cursor, sql, given | ({"since": None, "until": None} if roots else {"since": since, "until": until}))
+    return _rows(
+        cursor, sql, given | ({"since": None, "until": None} if roots else {"since": since, "until": until})
+    )
 
 
 def legs_beside(cursor: duckdb.DuckDBPyConnection, roots: Collection[str]) -> list[Row]:
@@ -165,7 +169,9 @@ def _span(rows: Iterable[Row]) -> tuple[datetime | None, datetime | None]:
 # -- what is known of names ------------------------------------------------------------------------------
 
 
-def sip_calls(cursor: duckdb.DuckDBPyConnection, call_ids: Collection[str], since: datetime | None) -> dict[str, Row]:
+def sip_calls(
+    cursor: duckdb.DuckDBPyConnection, call_ids: Collection[str], since: datetime | None
+) -> dict[str, Row]:
     """Call-ID -> codec, src_ip, dst_ip of the calls that the tap saw; also those cut to 127 characters."""
     sql = f"""
         SELECT call_id, arg_max(codec, recorded_at) FILTER (codec IS NOT NULL) AS codec,
@@ -227,7 +233,10 @@ def ties_of(cursor: duckdb.DuckDBPyConnection, names: Collection[str]) -> dict[s
 
 
 def sdp_calls(
-    cursor: duckdb.DuckDBPyConnection, addresses: Collection[tuple[str, int]], since: datetime, until: datetime
+    cursor: duckdb.DuckDBPyConnection,
+    addresses: Collection[tuple[str, int]],
+    since: datetime,
+    until: datetime,
 ) -> list[Row]:
     """Calls whose SDP named one of the addresses in that time: sdp_ip, sdp_port, call_id, ts. RTCP has the port
     after that of RTP (RFC 3550 section 11), or the same (RFC 5761)."""

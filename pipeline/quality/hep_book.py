@@ -59,7 +59,9 @@ class HepBook:
         since, until = min(row["ts"] for row in units), max(row["end_ts"] for row in units)
         codecs = _codecs(cursor, known, None)
         kept = [
-            leg for name in known if (leg := self._legs.get(name)) and leg.codec == codecs.get(name, leg.codec)
+            leg
+            for name in known
+            if (leg := self._legs.get(name)) and leg.codec == codecs.get(name, leg.codec)
         ]
         rest = known - {leg.name for leg in kept} | {row["leg_name"] for row in units if _ended(row, kept)}
         packets = facts.packets_of(cursor, rest, since, until) if rest else []
@@ -102,7 +104,9 @@ def _ended(unit: Row, kept: Collection[LegReports]) -> bool:
     return any(leg.name == unit["leg_name"] and leg.unit != unit["unit"] for leg in kept)
 
 
-def _codecs(cursor: duckdb.DuckDBPyConnection, names: Collection[str], since_us: int | None) -> dict[str, str]:
+def _codecs(
+    cursor: duckdb.DuckDBPyConnection, names: Collection[str], since_us: int | None
+) -> dict[str, str]:
     """Name -> codec: by Call-ID, also a cut one, and by the legs that CDRs tie the name to."""
     ties = {name: rows for name, rows in facts.ties_of(cursor, names).items() if rows}
     full = {row["leg_call_id"] for rows in ties.values() for row in rows if row["leg_call_id"]}
@@ -120,7 +124,9 @@ def _codecs(cursor: duckdb.DuckDBPyConnection, names: Collection[str], since_us:
 # -- where they belong -----------------------------------------------------------------------------------
 
 
-def place_legs(cursor: duckdb.DuckDBPyConnection, legs: Collection[LegReports]) -> list[tuple[LegReports, Place]]:
+def place_legs(
+    cursor: duckdb.DuckDBPyConnection, legs: Collection[LegReports]
+) -> list[tuple[LegReports, Place]]:
     """The call and the leg of each: by correlation id as Call-ID (whole, or cut to 127 characters), by channel
     through the CDRs, by address through the SDP of a call of that time. Who is leg A the CDRs say, or X-CID; else
     leg B is what the switch itself called."""
@@ -221,7 +227,9 @@ def _by_sdp(cursor: duckdb.DuckDBPyConnection, legs: Collection[LegReports]) -> 
     return named
 
 
-def rate_legs(placed: Iterable[tuple[LegReports, Place]], settings: QualitySettings, revision: int) -> list[Row]:
+def rate_legs(
+    placed: Iterable[tuple[LegReports, Place]], settings: QualitySettings, revision: int
+) -> list[Row]:
     """Rows of `leg_quality_state`."""
     rows: list[Row] = []
     for reports, place in placed:

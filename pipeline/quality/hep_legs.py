@@ -7,6 +7,7 @@ what the phone sent (incoming); what it receives is the phone's measurement of w
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Collection
@@ -22,6 +23,7 @@ from pipeline.protocols.rtcp import Block, Media, Report, Sender, VoipMetrics, p
 from pipeline.protocols.rtcp_intervals import Interval, Intervals
 
 PAUSE_US: Final = 120_000_000  # a leg that was silent for longer is another one under the same name
+_NO_SSRC: Final = 0
 _PACKETS_PER_S: Final = 50.0  # of 20 ms, where no two reports tell the rate
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -122,43 +124,53 @@ class _Stream:
     def packets_sent(self) -> int | None:
         return sum(counts[-1][1] for counts in self.sent.values()) or None
 
-    def _before_first(self) -> float:
-        """Packets due before the first report of each SSRC: sequence numbers do not tell where they began. The
+    def _due_before(self, ssrc: int, first: Interval) -> float:
+        """Packets due before the first report on a stream: its sequence numbers do not tell where they began. The
         sender's own count does, moved to the time of that report by the stream's rate."""
-        due = 0.0
-        for ssrc, first in self.first.items():
-            counts = self.sent.get(ssrc)
-            if not counts:
-                continue
-            (at_us, packets), (last_us, last) = counts[0], counts[-1]
-            rate = (last - packets) / (last_us - at_us) * 1e6 if last_us > at_us else _PACKETS_PER_S
-            due += max(0.0, packets + max(0.0, rate) * (first.at_us - at_us) / 1e6)
-        return due
+        counts = self.sent.get(ssrc) or self.sent.get(_NO_SSRC)
+        if not counts:
+            return 0.0
+        (at_us, packets), (last_us, last) = counts[0], counts[-1]
+        rate = (last - packets) / (last_us - at_us) * 1e6 if last_us > at_us else _PACKETS_PER_S
+        return max(0.0, packets + max(0.0, rate) * (first.at_us - at_us) / 1e6)
+
+    def _due(self) -> list[float]:
+        """For each interval the packets that it is about; 0 where nobody can tell."""
+        before = {id(first): self._due_before(ssrc, first) for ssrc, first in self.first.items()}
+        return [before.get(id(one), 0.0) if one.expected is None else one.expected for one in self.got]
 
     def loss(self) -> tuple[int | None, int | None, float | None]:
-        """Lost, due, and the share in percent. Without the sender's counts the first report is left out of the
-        share, for nobody knows what it is a share of; unless it is all there is."""
-        if not self.got:
+        """Lost, due, and the share in percent, of the intervals whose packets are known; where none are, the
+        first report's own share. `due` is None where it is not known of all. Nothing is said of a stream whose
+        sequence numbers began anew: the jumps on either side of that look like loss."""
+        if not self.got or any(interval.restarted for interval in self.got):
             return None, None, None
-        told = [interval for interval in self.got if interval.lost is not None]
-        lost = sum(interval.lost or 0 for interval in told) if told else None
-        due = sum(interval.expected or 0 for interval in self.got)
-        before = self._before_first()
-        if before:
-            due += round(before)
-            return lost, due or None, share_pct(lost, due)
-        if due:
-            counted = sum(i.lost or 0 for i in self.got if i.expected is not None)
-            return lost, due, share_pct(counted, due)
-        return lost, None, self.got[0].loss_pct
+        told = [interval.lost for interval in self.got if interval.lost is not None]
+        lost = sum(told) if told else None
+        due = self._due()
+        total = round(sum(due))
+        if not total:
+            return lost, None, self.got[0].loss_pct
+        counted = sum(one.lost or 0 for one, packets in zip(self.got, due, strict=True) if packets)
+        whole = all(packets for one, packets in zip(self.got, due, strict=True) if one.expected is None)
+        return lost, total if whole else None, share_pct(counted, total)
 
     def direction(self, packets: int | None, lost: int | None, loss_pct: float | None) -> Direction:
-        jitters = [interval.jitter_ms for interval in self.got if interval.jitter_ms is not None]
+        """The jitter's mean is by packets: many phones report a moment after the start, and at the very end."""
+        known = [
+            (one.jitter_ms, due)
+            for one, due in zip(self.got, self._due(), strict=True)
+            if one.jitter_ms is not None
+        ]
+        jitters, total = [ms for ms, _ in known], sum(due for _, due in known)
+        mean_ms = None
+        if jitters:
+            mean_ms = sum(ms * due for ms, due in known) / total if total else sum(jitters) / len(jitters)
         return Direction(
             packets=packets,
             lost=lost,
             loss_pct=loss_pct,
-            jitter_ms=sum(jitters) / len(jitters) if jitters else None,
+            jitter_ms=mean_ms,
             jitter_max_ms=max(jitters, default=None),
             jitter_last_ms=jitters[-1] if jitters else None,
         )
@@ -168,7 +180,7 @@ class _Stream:
         if not self.media:
             return None
         packets = [media.packets or 0 for media in self.media]
-        totals = all(a < b for a, b in zip(packets, packets[1:], strict=False))
+        totals = all(a < b for a, b in itertools.pairwise(packets))
         counted = self.media[-1:] if totals else self.media
         expected = sum(media.expected or 0 for media in counted)
         lost = sum(media.lost or 0 for media in counted)
@@ -183,14 +195,15 @@ class _Stream:
         )
 
     def rated(self) -> Quality | None:
-        """The phone's own word, for want of anything to rate by ourselves."""
-        for told, r, cq, lq in (
-            (self.xr, self.xr and self.xr.r_factor, self.xr and self.xr.mos_cq, self.xr and self.xr.mos_lq),
-            *((media, media.r_factor, media.mos, media.mos) for media in self.media[-1:]),
+        """The phone's own word (XR), or the agent's, for want of anything to rate by ourselves."""
+        media = self.media[-1] if self.media else Media()
+        for method, r, cq, lq in (
+            ("xr", self.xr and self.xr.r_factor, self.xr and self.xr.mos_cq, self.xr and self.xr.mos_lq),
+            ("agent", media.r_factor, None, media.mos),
         ):
-            if told is not None and r is not None and (lq or cq):
-                method = "xr" if isinstance(told, VoipMetrics) else "agent"
-                return Quality(float(r), cq, lq or cq or 1.0, method, grounded=False)
+            told = lq or cq
+            if r is not None and told is not None:
+                return Quality(float(r), cq, told, method, grounded=False)
         return None
 
 
@@ -234,13 +247,11 @@ class LegReports:
         self._last["sent" if sent else "received"] = packet.payload.decode("utf-8", "replace")
 
     def _take(self, report: Report, sent: bool, at_us: int) -> None:
-        about, own = (
-            (self._incoming, self._outgoing) if sent else (self._outgoing, self._incoming)
-        )
+        about, own = (self._incoming, self._outgoing) if sent else (self._outgoing, self._incoming)
         if report.ssrc is not None:
             self._ssrcs[sent] = report.ssrc
-        if report.sender is not None and report.ssrc is not None:
-            own.sender(report.ssrc, report.sender, at_us)
+        if report.sender is not None:  # Asterisk leaves out whose SR it received
+            own.sender(report.ssrc or _NO_SSRC, report.sender, at_us)
         if report.block is not None:
             self._ssrcs[not sent] = report.block.source_ssrc
             about.block(report.block, at_us)
@@ -265,7 +276,7 @@ class LegReports:
         return Leg(
             incoming,
             outgoing,
-            rtt_ms=sorted(rtts)[(len(rtts) - 1) // 2] if rtts else None,
+            rtt_ms=min(rtts[-1], sum(rtts) / len(rtts)) if rtts else None,  # as of CDRs (`leg.Leg`)
             rtt_max_ms=max(rtts, default=None),
             rtt_min_ms=min(rtts, default=None),
             ssrc=self._ssrcs.get(True),

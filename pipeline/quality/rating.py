@@ -76,8 +76,7 @@ def leg_rows(
         "revision": revision,
     }
     return [
-        shared
-        | _direction("incoming", leg.incoming, leg, known, settings, reports[0], rated[0]),
+        shared | _direction("incoming", leg.incoming, leg, known, settings, reports[0], rated[0]),
         shared | _direction("outgoing", leg.outgoing, leg, known, settings, reports[1], rated[1]),
     ]
 

@@ -193,7 +193,12 @@ class Refresher:
         batch = _Batch()
         for group in groups:
             call = cdr_calls.assess_call(
-                group, present.get(group.source, set()), codecs, by_ssrc.of(group), self._settings, self._revision
+                group,
+                present.get(group.source, set()),
+                codecs,
+                by_ssrc.of(group),
+                self._settings,
+                self._revision,
             )
             batch.calls.append(call.call)
             batch.ties += call.ties
@@ -314,9 +319,7 @@ class _SsrcBook:
 
 
 def _parts(new: New, rows: int) -> list[New]:
-    return [
-        New(first, min(first + rows, new.end), new.since) for first in range(new.first, new.end, rows)
-    ]
+    return [New(first, min(first + rows, new.end), new.since) for first in range(new.first, new.end, rows)]
 
 
 def _codecs(

@@ -22,7 +22,9 @@ class QualitySettings(BaseModel):
     interval: Duration = Field(
         timedelta(seconds=10), description="take in new CDRs and reports that often", gt=timedelta(0)
     )
-    delay_model: DelayModel = Field("simplified", description="Id of the E-model: simplified, or full (G.107)")
+    delay_model: DelayModel = Field(
+        "simplified", description="Id of the E-model: simplified, or full (G.107)"
+    )
     conceal_loss: bool = Field(True, description="phones conceal lost packets of G.711: Bpl 25.1, else 4.3")
     ptime_ms: float = Field(20.0, gt=0, le=200, description="length of a packet")
     assume_codec: str | None = Field(None, description="codec of legs that nobody names, for example PCMA")
