@@ -19,6 +19,9 @@ from pipeline.protocols.uri import Contact, aor, parse_contacts, path_received, 
 
 ACCEPTED_REMEMBERED = 16  # accepted REGISTERs of one device that a call in progress may look back on
 NEVER = Mark(-1, -1, "")
+MAX_HOPS = 16  # of one REGISTER; anybody can send more under the same Call-ID
+MAX_STRAYS = 16  # its replies that answer no copy of it yet
+MAX_AGENTS = 16  # that mirror one hop
 PLACES_REMEMBERED = 8  # addresses of one device: a call may have rung it where it no longer is
 
 
@@ -59,44 +62,53 @@ class Registration:
     nearest: SipEvent | None = None  # the copy of the request nearest the phone
     edge_ips: set[str] = field(default_factory=set)
     requests: dict[LegKey, Mark] = field(default_factory=dict)
-    replies: dict[tuple[LegKey, str], tuple[int, Mark]] = field(default_factory=dict)  # leg, agent
+    replies: dict[LegKey, dict[str, tuple[int, Mark]]] = field(default_factory=dict)  # finals, by agent
+    crowded: bool = False  # more was sent under its Call-ID and CSeq than is followed
     status: int | None = None
     accepted: Mark | None = None  # the 2xx, once it is known to answer this request
     accepted_by: dict[str, Mark] = field(default_factory=dict)  # the same as each agent saw it
 
     def add(self, event: SipEvent) -> bool:
         """Take one copy or reply in; True when with it the REGISTER is known to be accepted, or when."""
-        sip = event.sip
+        sip, key = event.sip, leg_key(event)
         self.trusted = self.trusted and event.trusted
         if sip.is_request:
-            self.requests.setdefault(leg_key(event), mark_of(event))
+            if key not in self.requests and len(self.requests) >= MAX_HOPS:
+                self.crowded = True
+                return False
+            self.requests.setdefault(key, mark_of(event))
             if sip.via_count > 1:
                 self.edge_ips.add(event.src[0])
             if self.nearest is None or sip.via_count < self.nearest.sip.via_count:
                 self.nearest = event
-        elif sip.status is not None and sip.status >= 200:
-            self.replies.setdefault((leg_key(event), event.agent), (sip.status, mark_of(event)))
-        else:
+            known = self.replies.get(key, {}).items()
+            return True in [self._settle(agent, *reply) for agent, reply in known]
+        if sip.status is None or sip.status < 200:
             return False
-        return self._settle()
+        answers = key in self.requests
+        if not answers and key not in self.replies and len(self.replies) >= MAX_HOPS + MAX_STRAYS:
+            self.crowded = True
+            return False
+        replies = self.replies.setdefault(key, {})
+        if event.agent in replies or len(replies) >= MAX_AGENTS:
+            return False
+        reply = replies[event.agent] = sip.status, mark_of(event)
+        return answers and self._settle(event.agent, *reply)
 
-    def _settle(self) -> bool:
+    def _settle(self, agent: str, status: int, mark: Mark) -> bool:
         # Only the registrar's own 2xx makes a binding: on the hop, and under the branch, of a request.
-        news = False
-        for (key, agent), (status, mark) in self.replies.items():
-            if key not in self.requests:
-                continue
-            if 200 <= status < 300:
-                known = self.accepted_by.get(agent)
-                if known is None or mark.ts_us < known.ts_us:
-                    self.accepted_by[agent] = mark
-                    news = True
-                if self.accepted is None or mark.ts_us < self.accepted.ts_us:
-                    self.accepted = mark
+        if not 200 <= status < 300:
+            if self.accepted is None:
                 self.status = status
-            elif self.accepted is None:
-                self.status = status
-        return news
+            return False
+        self.status = status
+        if self.accepted is None or mark.ts_us < self.accepted.ts_us:
+            self.accepted = mark
+        known = self.accepted_by.get(agent)
+        if known is not None and known.ts_us <= mark.ts_us:
+            return False
+        self.accepted_by[agent] = mark
+        return True
 
     def accepted_us(self, agent: str) -> int:
         """When it was accepted, told by the clock of `agent` if that saw it; only of an accepted one."""
@@ -176,6 +188,7 @@ class Place(NamedTuple):
 
     source: Source
     contact: str  # the registrar makes it the Request-URI of calls to the device (RFC 3261 16.5)
+    user: str | None  # of the contact: two accounts may share one address, calls to it are told apart by this
     edge_ips: set[str]  # the edge proxies that the REGISTER came through
     ts_us: int
 
@@ -202,23 +215,23 @@ class Device:
         times = [Accepted(registration.accepted_us(agent), registration) for registration in self.accepted]
         return sorted((a for a in times if after_us < a.ts_us <= until_us), key=lambda a: a.ts_us)
 
-    def remember(self, registration: Registration, ts_us: int, memory_us: int) -> list[Address]:
-        """Take in a REGISTER accepted at `ts_us`; the addresses forgotten for it.
-
-        Of older ones those of the last `memory_us` are kept.
-        """
+    def remember(self, registration: Registration, ts_us: int, memory_us: int) -> None:
+        """Take in a REGISTER accepted at `ts_us`; of older ones those of the last `memory_us` are kept."""
         while self.accepted and (self.accepted[0].accepted or NEVER).ts_us < ts_us - memory_us:
             self.accepted.popleft()
         self.accepted.append(registration)
         contact = registration.contact
-        place = Place(registration.source, contact.uri if contact else "", registration.edge_ips, ts_us)
+        user = contact.address.user if contact and contact.address else None
+        place = Place(registration.source, contact.uri if contact else "", user, registration.edge_ips, ts_us)
         address = registration.source.address
         known = self.places.pop(address, place)
         self.places[address] = max(known, place, key=lambda p: p.ts_us)
-        forgotten = list(self.places)[:-PLACES_REMEMBERED]
-        for old in forgotten:
+        for old in list(self.places)[:-PLACES_REMEMBERED]:
             del self.places[old]
-        return forgotten
+
+    def known_at(self) -> set[tuple[Address, str | None]]:
+        """Its addresses, each with the user that calls to it name there."""
+        return {(address, place.user) for address, place in self.places.items()}
 
     def is_removed_by(self, registration: Registration) -> bool:
         """Whether an un-REGISTER of the device's account takes this device's binding away (RFC 3261 10.2.2)."""

@@ -8,6 +8,7 @@ stray 200 or CANCEL is mirrored too and proves nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ Outcome = Literal["canceled", "answered", "declined", "busy", "rejected", "no_an
 LegKey = tuple[str, str, str | None, int | None]  # requester's ip, responder's ip, branch, CSeq number
 
 MAX_LEGS = 64  # of one call; forks beyond that are not followed
+MAX_STRAYS = 64  # keys of replies (or CANCELs) that no INVITE of the call had yet; anybody can make them up
 # The caller will try again with the same Call-ID: RFC 3261 22, RFC 4028 6, RFC 3329 2.3.1.
 RETRIED = frozenset({401, 407, 422, 494})
 # What an edge proxy answers by itself when its phone is gone: proof of nothing.
@@ -83,11 +85,13 @@ def mark_of(event: SipEvent) -> Mark:
     return Mark(event.ts_us, event.msg_id, event.agent)
 
 
-def _note(marks: dict[Any, Mark], fact: object, event: SipEvent) -> None:
-    """Keep the earliest proof of each fact."""
+def _note(marks: dict[Any, Mark], fact: object, event: SipEvent) -> bool:
+    """Keep the earliest proof of each fact; whether this is it."""
     known = marks.get(fact)
-    if known is None or event.ts_us < known.ts_us:
-        marks[fact] = mark_of(event)
+    if known is not None and event.ts_us >= known.ts_us:
+        return False
+    marks[fact] = mark_of(event)
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -114,6 +118,8 @@ class Call:
     cancels_accepted: dict[LegKey, Mark] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)  # reason phrases as first seen
     bye: Mark | None = None
+    crowded: bool = False  # more was sent under this Call-ID than is followed: whom it reached is not known
+    sides: tuple[dict[LegKey, Leg], dict[LegKey, Leg]] | None = None  # of the legs as they are now
     settled: Facts | None = None  # what is left once the messages are forgotten
 
     def add(self, event: SipEvent) -> bool:
@@ -129,22 +135,21 @@ class Call:
             if sip.to_tag is None:  # with a To tag it changes a dialog that stands (RFC 3261 14)
                 return self._add_invite(event)
         elif method == "CANCEL":
-            key = leg_key(event)
             self.trusted = self.trusted and event.trusted
-            if sip.is_request:
-                _note(self.cancels, key, event)
-                return True
-            if sip.status is not None and 200 <= sip.status < 300:
-                _note(self.cancels_accepted, key, event)
-                return True
+            if sip.is_request or (sip.status is not None and 200 <= sip.status < 300):
+                return self._add_cancel(event, self.cancels if sip.is_request else self.cancels_accepted)
         elif method == "BYE" and sip.is_request and self.bye is None:
             self.bye = mark_of(event)
         return False
 
     def _add_invite(self, event: SipEvent) -> bool:
         key = leg_key(event)
-        if key in self.legs or len(self.legs) >= MAX_LEGS:
+        if key in self.legs:
             return False  # a retransmission, or the other node's copy of the same hop
+        if len(self.legs) >= MAX_LEGS:
+            self.crowded = True
+            return False
+        self.sides = None
         sip = event.sip
         self.trusted = self.trusted and event.trusted
         self.legs[key] = Leg(
@@ -165,20 +170,37 @@ class Call:
             self.user_agent = sip.user_agent or self.user_agent
         return True
 
+    def _add_cancel(self, event: SipEvent, table: dict[LegKey, Mark]) -> bool:
+        key = leg_key(event)
+        if self._has_room(table, key):
+            _note(table, key, event)
+            return True
+        return False
+
     def _add_reply(self, event: SipEvent) -> bool:
         sip = event.sip
         if sip.status is None:
             return False
-        marks = self.replies.setdefault(leg_key(event), {})
+        key = leg_key(event)
+        if not self._has_room(self.replies, key):
+            return False
+        marks = self.replies.setdefault(key, {})
         fresh = sip.status not in marks
-        _note(marks, sip.status, event)
+        first = _note(marks, sip.status, event)
+        if first and sip.status >= 200:
+            self.trusted = self.trusted and event.trusted
         if sip.reason:
             self.reasons.setdefault(sip.status, sip.reason)
         if fresh and 180 <= sip.status < 300 and sip.sdp_codecs and self.codec is None:
             self.codec = sip.sdp_codecs.split(",", 1)[0]
-        if fresh and sip.status >= 200:
-            self.trusted = self.trusted and event.trusted
         return fresh
+
+    def _has_room(self, table: Collection[LegKey], key: LegKey) -> bool:
+        # Replies may be mirrored before their own request, so some that belong to no leg are kept.
+        if key in table or key in self.legs or len(table) < MAX_LEGS + MAX_STRAYS:
+            return True
+        self.crowded = True
+        return False
 
     # -- who stands where ------------------------------------------------------------------------------
 
@@ -187,21 +209,26 @@ class Call:
         """Via headers on the INVITE as the caller's side sent it: the fewest of all its legs."""
         return min((leg.via_count for leg in self.legs.values()), default=0)
 
-    def _is_forwarded(self, leg: Leg, hops_before: int) -> bool:
-        # With topology hiding all legs have one Via: then the sender of this one received another.
-        return leg.via_count > hops_before or any(
-            leg.src == other.dst and leg is not other for other in self.legs.values()
-        )
-
     def caller_legs(self) -> dict[LegKey, Leg]:
         """The legs on which the caller's side sent the INVITE in."""
-        before = self.hops_before
-        return {key: leg for key, leg in self.legs.items() if not self._is_forwarded(leg, before)}
+        return self._sides()[0]
 
     def device_legs(self) -> dict[LegKey, Leg]:
         """The legs on which it was sent on, towards devices."""
-        before = self.hops_before
-        return {key: leg for key, leg in self.legs.items() if self._is_forwarded(leg, before)}
+        return self._sides()[1]
+
+    def _sides(self) -> tuple[dict[LegKey, Leg], dict[LegKey, Leg]]:
+        if self.sides is None:
+            callers: dict[LegKey, Leg] = {}
+            devices: dict[LegKey, Leg] = {}
+            self.sides = callers, devices
+            before = self.hops_before
+            # With topology hiding all legs have one Via: then the sender of this one received another.
+            received = Counter(leg.dst for leg in self.legs.values())
+            for key, leg in self.legs.items():
+                sent_on = leg.via_count > before or received[leg.src] > (leg.src == leg.dst)
+                (devices if sent_on else callers)[key] = leg
+        return self.sides
 
     def callee_keys(self) -> set[str]:
         """user@domain of the Request-URI and To of the initial INVITE and of every copy sent on."""
@@ -235,8 +262,9 @@ class Call:
 
     def began_us(self, agent: str) -> int:
         """When the first INVITE came in, told by the clock of `agent` if that saw it."""
-        seen = [leg.first.ts_us for leg in self.caller_legs().values() if leg.first.agent == agent]
-        return min(seen, default=self.first_us)
+        firsts = [leg.first for leg in self.caller_legs().values()]
+        seen = [first.ts_us for first in firsts if first.agent == agent]
+        return min(seen or [first.ts_us for first in firsts], default=self.first_us)
 
     def _outcome_of(self, status: int) -> Outcome | None:
         if status == 487:
@@ -290,3 +318,4 @@ class Call:
         """Give the memory of a call back whose fate is sealed; its facts and parties stay."""
         self.settled = self.facts()
         self.legs, self.replies, self.cancels, self.cancels_accepted = {}, {}, {}, {}
+        self.sides = None

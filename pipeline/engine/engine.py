@@ -64,6 +64,7 @@ class Engine:
         self.state = State(
             settings or StateSettings(),
             lambda name, at_us, agent: self.clocks.start(_STATE, name, at_us, agent),
+            lambda name: self.clocks.cancel(_STATE, name),
             memory_us,
         )
         self._detectors = {detector.name: detector for detector in detectors}

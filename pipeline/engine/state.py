@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.engine.bindings import Device, Place, Registration
 from pipeline.engine.calls import MADE_BY_EDGE, Call, Leg, mark_of
 from pipeline.engine.events import Address, SipEvent
-from pipeline.protocols.uri import parse_uri
 
 SECOND_US = 1_000_000
 CALL_SILENT_US = 240 * SECOND_US  # ringing may be silent for longer than timer C (RFC 3261 16.6: > 3 min)
@@ -19,6 +18,7 @@ REGISTER_US = 40 * SECOND_US  # timer F (32 s) and some
 
 
 StartTimer = Callable[[str, int, str], None]  # name, at_us, agent
+CancelTimer = Callable[[str], None]  # name
 
 
 class StateSettings(BaseModel):
@@ -40,19 +40,23 @@ def index_keys(key: str) -> tuple[str, str]:
 class State:
     """Takes every event of interest in, and attaches the call or registration it belongs to."""
 
-    def __init__(self, settings: StateSettings, start_timer: StartTimer, memory_us: int) -> None:
+    def __init__(
+        self, settings: StateSettings, start_timer: StartTimer, cancel_timer: CancelTimer, memory_us: int
+    ) -> None:
         self._settings = settings
         self._start_timer = start_timer
+        self._cancel_timer = cancel_timer
         self._memory_us = memory_us  # how long a settled call can still matter to a detector
         self.calls: dict[str, Call] = {}
         self.registrations: dict[tuple[str, int | None], Registration] = {}
         self.devices: dict[tuple[str, str], Device] = {}
         self._calls_by_key: dict[str, dict[str, Call]] = {}
-        self._calls_by_target: dict[Address, dict[str, Call]] = {}
+        # By address and user: behind a session border controller all phones have the same address.
+        self._calls_by_target: dict[tuple[Address, str | None], dict[str, Call]] = {}
         self._removals: dict[str, dict[tuple[str, int | None], Registration]] = {}  # recent, by account
         self._devices_by_key: dict[str, dict[tuple[str, str], Device]] = {}
-        self._devices_by_address: dict[Address, dict[tuple[str, str], Device]] = {}
-        self.evicted = {"call": 0, "device": 0, "registration": 0}
+        self._devices_by_address: dict[tuple[Address, str | None], dict[tuple[str, str], Device]] = {}
+        self.evicted = {"call": 0, "device": 0, "registration": 0, "hop": 0}
         self.changed_calls: dict[str, Call] = {}  # since the rows were last taken
         self.registered: list[tuple[Registration, str]] = []  # settled since then, and what they did
 
@@ -77,8 +81,9 @@ class State:
             self.calls[call_id] = call
             self._start_timer(f"call:{call_id}", event.ts_us + self._memory_us, event.agent)
         event.call = call
-        legs = len(call.legs)
+        legs, crowded = len(call.legs), call.crowded
         news = call.add(event)
+        self.evicted["hop"] += call.crowded and not crowded
         if len(call.legs) != legs:
             self._index_leg(call)
         self.changed_calls[call_id] = call
@@ -86,7 +91,7 @@ class State:
 
     def _index_leg(self, call: Call) -> None:
         leg = next(reversed(call.legs.values()))
-        self._calls_by_target.setdefault(leg.dst, {})[call.call_id] = call
+        self._calls_by_target.setdefault((leg.dst, leg.ruri_user), {})[call.call_id] = call
         for key in call.callee_keys():
             for name in index_keys(key):
                 self._calls_by_key.setdefault(name, {})[call.call_id] = call
@@ -106,8 +111,10 @@ class State:
             )
             self._start_timer(f"register:{sip.cseq}:{sip.call_id}", event.ts_us + REGISTER_US, event.agent)
         event.registration = registration
-        known = registration.accepted is not None
-        if not registration.add(event) or registration.aor is None:
+        known, crowded = registration.accepted is not None, registration.crowded
+        news = registration.add(event)
+        self.evicted["hop"] += registration.crowded and not crowded
+        if not news or registration.aor is None:
             return False
         if not known:
             self._bind(registration, registration.aor)
@@ -133,12 +140,15 @@ class State:
                 self._devices_by_key.setdefault(name, {})[key] = device
         known = bool(device.accepted) and device.removed_us < ts_us <= device.expires_us
         self.registered.append((registration, "refreshed" if known else "registered"))
-        for forgotten in device.remember(registration, ts_us, self._memory_us):
-            _remove(self._devices_by_address, forgotten, key)
-        self._devices_by_address.setdefault(registration.source.address, {})[key] = device
+        before = device.known_at()
+        device.remember(registration, ts_us, self._memory_us)
+        for left in before - device.known_at():
+            _remove(self._devices_by_address, left, key)
+        for found in device.known_at() - before:
+            self._devices_by_address.setdefault(found, {})[key] = device
         self._remove_bindings(device)
         device.expires_us = max(device.expires_us, ts_us + registration.expires_s * SECOND_US)
-        self._start_timer(f"device:{key[0]}|{key[1]}", device.expires_us + self._memory_us, device.agent)
+        self._start_timer(f"device:{key[0]}\n{key[1]}", device.expires_us + self._memory_us, device.agent)
 
     def _remove_bindings(self, device: Device) -> None:
         # An un-REGISTER may be mirrored before the REGISTER that it takes back.
@@ -154,19 +164,16 @@ class State:
         for key in keys:
             found.update(self._calls_by_key.get(key, {}))
             for device in self._devices_by_key.get(key, {}).values():
-                for address, place in device.places.items():
-                    for call_id, call in self._calls_by_target.get(address, {}).items():
-                        if _sent_to(call, address, place):
-                            found[call_id] = call
+                for target in device.known_at():
+                    found.update(self._calls_by_target.get(target, {}))
         yield from found.values()
 
     def devices_of(self, call: Call, keys: Iterable[str]) -> Iterator[Device]:
         """Devices registered for one of `keys`, or for an account that one of the call's legs went to."""
         names = set(keys)
         for leg in call.legs.values():
-            for device in self._devices_by_address.get(leg.dst, {}).values():
-                if _sent_to(call, leg.dst, device.places[leg.dst]):
-                    names.add(device.aor)
+            at_target = self._devices_by_address.get((leg.dst, leg.ruri_user), {})
+            names.update(device.aor for device in at_target.values())
         found: dict[tuple[str, str], Device] = {}
         for name in names:
             found.update(self._devices_by_key.get(name, {}))
@@ -180,8 +187,11 @@ class State:
         """Whether an INVITE of the call went to the device, wherever it was, and anything came back from there.
 
         Behind an edge proxy whose far side is not mirrored the INVITE is seen going to the edge, with the
-        phone's contact as Request-URI; what the edge may have said itself is no sign.
+        phone's contact as Request-URI; what the edge may have said itself is no sign. A call with more legs
+        than are followed may have reached anybody.
         """
+        if call.crowded:
+            return True
         for leg, statuses in call.replied_legs():
             place = device.places.get(leg.dst)
             if place is not None and self._is_for(leg, device, place):
@@ -197,14 +207,12 @@ class State:
         # The INVITE is for the one whose contact it names; if several have that, for the last that came.
         others = [
             other.places[leg.dst]
-            for other in self._devices_by_address[leg.dst].values()
-            if other.identity != device.identity
+            for other in self._devices_by_address.get((leg.dst, leg.ruri_user), {}).values()
+            if other.identity != device.identity and other.places[leg.dst].contact == leg.ruri
         ]
         if place.contact != leg.ruri:
-            return all(other.contact != leg.ruri for other in others)
-        return not any(
-            other.contact == leg.ruri and place.ts_us < other.ts_us < leg.first.ts_us for other in others
-        )
+            return not others
+        return not any(place.ts_us < other.ts_us < leg.first.ts_us for other in others)
 
     # -- expiry ----------------------------------------------------------------------------------------
 
@@ -217,7 +225,7 @@ class State:
             cseq, _, call_id = rest.partition(":")
             self._drop_registration((call_id, None if cseq == "None" else int(cseq)))
         elif kind == "device":
-            aor, _, identity = rest.partition("|")
+            aor, _, identity = rest.partition("\n")
             device = self.devices.get((aor, identity))
             if device is not None:
                 if at_us < device.expires_us + self._memory_us:
@@ -251,10 +259,12 @@ class State:
 
     def _drop_call(self, call_id: str) -> None:
         call = self.calls.pop(call_id)
+        self._cancel_timer(f"call:{call_id}")
         self._unindex(call)
 
     def _drop_registration(self, name: tuple[str, int | None]) -> None:
         registration = self.registrations.pop(name, None)
+        self._cancel_timer(f"register:{name[1]}:{name[0]}")
         if registration is not None and registration.nearest is not None and registration.aor is not None:
             _remove(self._removals, registration.aor, name)
 
@@ -263,21 +273,15 @@ class State:
             for name in index_keys(key):
                 _remove(self._calls_by_key, name, call.call_id)
         for leg in call.legs.values():
-            _remove(self._calls_by_target, leg.dst, call.call_id)
+            _remove(self._calls_by_target, (leg.dst, leg.ruri_user), call.call_id)
 
     def _drop_device(self, key: tuple[str, str]) -> None:
         device = self.devices.pop(key)
+        self._cancel_timer(f"device:{key[0]}\n{key[1]}")
         for name in index_keys(device.aor):
             _remove(self._devices_by_key, name, key)
-        for address in device.places:
-            _remove(self._devices_by_address, address, key)
-
-
-def _sent_to(call: Call, address: Address, place: Place) -> bool:
-    # Two accounts may share one phone, and so one address: the Request-URI tells which is called.
-    uri = parse_uri(place.contact)
-    user = uri.user if uri is not None else None
-    return any(leg.dst == address and leg.ruri_user == user for leg in call.legs.values())
+        for target in device.known_at():
+            _remove(self._devices_by_address, target, key)
 
 
 def _remove(index: dict[Any, dict[Any, Any]], name: Any, member: Any) -> None:
