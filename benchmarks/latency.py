@@ -97,9 +97,8 @@ def main() -> None:
         options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         tap = TapProcess(folder / "store", *options)
         try:
-            print(
-                f"{'ms beyond the ' + format(_HOLD_MS, '.0f') + ' ms hold':<28} calls      p50      p95      p99    worst"
-            )
+            title = f"ms beyond the {_HOLD_MS:.0f} ms hold"
+            print(f"{title:<28} calls      p50      p95      p99    worst")
             print(row("quiet", run(tap, proxy, arguments.calls, 0)), flush=True)
             with sender(tap.port, arguments.load, arguments.calls * 0.12 + 3) as load:
                 begin(load)
