@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from pipeline.errors import HepduckError, StoreError
 from pipeline.ingest.tap import Tap
 from pipeline.settings import Settings
 from pipeline.store.paths import StorePaths, writer_runs
+
+_LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 
 
 class Check(NamedTuple):
@@ -42,7 +45,12 @@ def dump_settings(settings: Settings, sources: dict[str, str]) -> Iterator[tuple
     tables["actions"] = {a.name: _table(a) for a in actions_of(settings).values()}
     for key, value in _leaves(tables, ""):
         source = next((s for k, s in sources.items() if key == k or key.startswith(f"{k}.")), "default")
-        yield key, value, source
+        yield key, without_password(value), source
+
+
+def without_password(value: Any) -> Any:
+    """A setting as it may be shown: of a URL, not who logs in there (fields for secrets mask themselves)."""
+    return _LOGIN.sub("***@", value) if isinstance(value, str) else value
 
 
 def _table(part: Any) -> dict[str, Any]:
@@ -61,7 +69,7 @@ def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 def _try(what: str, look: Callable[[], str]) -> Check:
     try:
         return Check(what, True, look())
-    except HepduckError as error:
+    except (HepduckError, OSError) as error:
         return Check(what, False, str(error))
 
 

@@ -28,7 +28,7 @@ from pipeline.engine.calls import Call
 from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
 from pipeline.engine.rows import at, call_row, finding_row, registration_row
-from pipeline.engine.rules import RuleRunner
+from pipeline.engine.rules import RuleRunner, check_rules
 from pipeline.errors import CaptureError
 from pipeline.ingest.cdr.source import CdrSource
 from pipeline.ingest.queue import BatchQueue
@@ -74,6 +74,7 @@ class Service:
         self.settings = settings
         self.paths = StorePaths.of(settings.store.path)
         detectors, actions = detectors_of(settings), actions_of(settings)
+        check_rules(settings.rules, actions)
         self.engine = Engine(detectors, settings.engine)
         self.queue = BatchQueue(settings.engine.queue_datagrams)
         self._record_to = record_to

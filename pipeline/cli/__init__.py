@@ -47,6 +47,9 @@ def main() -> None:
     except HepduckError as error:
         typer.echo(f"hepduck: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # no right to read the store, no room on the disk
+        typer.echo(f"hepduck: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

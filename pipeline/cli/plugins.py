@@ -57,7 +57,10 @@ def actions(
 
 
 def _print(plugin: Any, state: str, settings: Any, table: str, as_json: bool) -> None:
-    values = settings.model_dump(mode="json") if settings is not None else {}
+    from pipeline.checks import without_password
+
+    dumped = settings.model_dump(mode="json") if settings is not None else {}
+    values = {name: without_password(value) for name, value in dumped.items()}
     if as_json:
         row = {"name": plugin.name, "state": state, "origin": plugin.origin, "summary": plugin.summary}
         typer.echo(json.dumps({**row, "settings": values}))

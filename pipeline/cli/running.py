@@ -146,10 +146,13 @@ def record(
         signal.signal(number, lambda *_: stop.set())
     # The port first: when it is in use, an older recording of that name stays.
     tap = Tap(settings.tap, lambda batch: writer.write(batch))  # noqa: PLW0108 - there is no writer yet
-    with RecordingWriter(output) as writer, tap:
-        where = " ".join(str(address) for address in tap.addresses)
-        typer.echo(f"recording {where} to {output}; Ctrl-C ends it", err=True)
-        stop.wait(seconds)
+    try:
+        with RecordingWriter(output) as writer, tap:
+            where = " ".join(str(address) for address in tap.addresses)
+            typer.echo(f"recording {where} to {output}; Ctrl-C ends it", err=True)
+            stop.wait(seconds)
+    finally:
+        tap.stop()
     typer.echo(f"{writer.records} datagrams in {output}", err=True)
 
 
