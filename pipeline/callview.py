@@ -1,4 +1,4 @@
-"""One call with all that belongs to it: facts, messages, the late phone's REGISTER, findings, attempts."""
+"""One call with all that belongs to it: facts, messages, the late phone's REGISTER, findings, attempts, quality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.ladder import build, printable, to_text
-from pipeline.store import queries
+from pipeline.protocols.emodel import band
+from pipeline.store import quality_queries, queries
 from pipeline.store.lake import Reader
 
 Row = dict[str, Any]
@@ -22,13 +23,20 @@ _CRYPTO = re.compile(rb"(?m)^(a=crypto:\S+ \S+ )[^\r\n]*")
 
 @dataclass(frozen=True, slots=True)
 class CallView:
-    """Rows of the tables `call`, `sip`, `finding`, `action_attempt`."""
+    """Rows of the tables `call`, `sip`, `finding`, `action_attempt`, `leg_quality`, `cdr_call`.
+
+    `leg_b_of` is the Call-ID of the call that this one is leg B of: quality and CDRs are that call's then.
+    """
 
     call_id: str
     call: Row | None
     messages: list[Row]
     findings: list[Row]
     attempts: list[Row]
+    quality: list[Row]
+    cdrs: list[Row]
+    leg_b_of: str | None
+    without_cdr: str | None  # why no CDR is joined
 
 
 def view(reader: Reader, call_id: str) -> CallView:
@@ -48,18 +56,27 @@ def view(reader: Reader, call_id: str) -> CallView:
     proof = sorted({msg_id for finding in findings for msg_id in finding["msg_ids"] or ()})
     known = {row["msg_id"] for row in messages}
     elsewhere = [row for row in queries.messages_by_id(reader, proof) if row["msg_id"] not in known]
+    call = queries.call_row(reader, call_id)
+    leg_b_of = quality_queries.call_of_leg(reader, call_id)
+    cdrs = quality_queries.call_cdrs(reader, leg_b_of or call_id)
+    had_media = call is not None and call["answer_ts"] is not None
     return CallView(
         call_id,
-        queries.call_row(reader, call_id),
+        call,
         sorted([*messages, *elsewhere], key=lambda row: (row["ts"], row["msg_id"])),
         findings,
         queries.action_attempts(reader, call_id=call_id),
+        quality_queries.call_legs(reader, leg_b_of or call_id),
+        cdrs,
+        leg_b_of,
+        quality_queries.why_without_cdr(reader, call_id) if had_media and not cdrs else None,
     )
 
 
 def as_text(seen: CallView) -> str:
-    """Facts and ladder for a terminal."""
-    return "\n".join([*_facts(seen), "", to_text(build(seen.messages, seen.findings, seen.attempts))])
+    """Facts, ladder and quality for a terminal."""
+    ladder = to_text(build(seen.messages, seen.findings, seen.attempts))
+    return "\n".join([*_facts(seen), "", ladder, *_quality(seen)])
 
 
 def as_object(seen: CallView) -> Row:
@@ -71,6 +88,10 @@ def as_object(seen: CallView) -> Row:
         "messages": messages,
         "findings": seen.findings,
         "attempts": seen.attempts,
+        "quality": seen.quality,
+        "cdrs": seen.cdrs,
+        "leg_b_of": seen.leg_b_of,
+        "without_cdr": seen.without_cdr,
     }
 
 
@@ -112,6 +133,63 @@ def _facts(seen: CallView) -> list[str]:
     if lasted:
         lines.append(f"lasted   {', '.join(lasted)}")
     return lines
+
+
+# -- quality -----------------------------------------------------------------------------------------------
+
+
+def _quality(seen: CallView) -> list[str]:
+    """The strip under the ladder: the preferred record of each leg and direction, then what the CDRs say."""
+    best = [row for row in seen.quality if row["best"]]
+    lines = []
+    if seen.leg_b_of is not None:
+        lines.append(f"leg B of {printable(seen.leg_b_of)}")
+    if best:
+        lines.append("quality  as the switch has it: incoming is from the phone")
+        lines += _columns([_leg_cells(row) for row in best])
+    for cdr in seen.cdrs:
+        billed = f"billed {cdr['billsec_ms'] / 1000:.1f} s" if cdr["billsec_ms"] is not None else "not billed"
+        parts = [cdr["disposition"], billed, cdr["accountcode"] and f"account {cdr['accountcode']}"]
+        parts += [cdr["dst_channel"] and f"to {cdr['dst_channel']}", f"of {cdr['source']}"]
+        rows = f"{cdr['cdr_rows']} row{'s' if cdr['cdr_rows'] > 1 else ''}"
+        lines.append(printable(f"CDR      {', '.join(part for part in [*parts, rows] if part)}"))
+    if seen.without_cdr is not None:
+        lines.append(f"CDR      none: {seen.without_cdr}")
+    return [*lines, ""] if lines else []
+
+
+def _leg_cells(row: Row) -> list[str]:
+    """One line of the strip; what is not known is a dash."""
+
+    def number(column: str, form: str, unit: str = "") -> str:
+        return "-" if row[column] is None else f"{row[column]:{form}}{unit}"
+
+    method = "CQ" if row["mos_cq"] is not None else "LQ"
+    mos = row["mos_cq"] if row["mos_cq"] is not None else row["mos_lq"]
+    words = "-" if row["r_factor"] is None else band(row["r_factor"])
+    if row["r_factor"] is not None and not row["grounded"]:
+        words += ", by a stand-in"
+    where = " ".join(part for part in (row["source"], row["endpoint"] or row["peer_ip"]) if part)
+    return [
+        f"  {row['leg']} {row['direction']}",
+        f"R {number('r_factor', '.1f')}",
+        "MOS -" if mos is None else f"MOS-{method} {mos:.2f}",
+        words,
+        f"loss {number('loss_pct', '.2f', ' %')} ({number('lost', 'd')} packets)",
+        f"jitter {number('jitter_ms', '.1f', ' ms')} (max {number('jitter_max_ms', '.1f')})",
+        f"rtt {number('rtt_ms', '.1f', ' ms')}",
+        row["codec"] or "codec -",
+        printable(where),
+        row["flags"] or "",
+    ]
+
+
+def _columns(lines: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
 
 
 def _time(ts: datetime) -> str:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from pipeline.ingest.queue import BatchQueue
 from pipeline.ingest.recordings import RecordingWriter
 from pipeline.ingest.tap import Tap
 from pipeline.jobs import Jobs
+from pipeline.quality.work import QualityWork
 from pipeline.settings import Settings
 from pipeline.status import Status, write_status
 from pipeline.store.cdrs import CdrStore
@@ -52,6 +53,7 @@ HAND_OVER_S = 0.5
 STATUS_S = 1.0
 AGENTS_S = 10.0
 HOLDS_S = 1.0  # a stop waits that long for findings that are still held
+REPORT_DUE = timedelta(minutes=1)  # how often it is looked whether the daily report is due
 SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
 
 log = structlog.get_logger(__name__)
@@ -101,6 +103,11 @@ class Service:
         for source in self.cdr_sources:
             how = source.settings
             self.jobs.every(how.interval, f"cdr {source.name}", source.run, jitter=how.jitter)
+        self.quality = QualityWork(self.writer, settings.quality)
+        if settings.quality.enabled:
+            self.jobs.every(settings.quality.interval, "quality", self.quality.refresh)
+        if settings.quality.report_dir is not None:
+            self.jobs.every(REPORT_DUE, "quality report", self.quality.report)
         self._stop = threading.Event()
         self._started_us = now_us()
         self._findings: Counter[str] = Counter()
@@ -308,6 +315,7 @@ class Service:
             store_error=writer.last_error,
             latency_us=self._latency_us,
             cdr_sources=[source.status.as_json() for source in self.cdr_sources],
+            quality=self.quality.status(),
         )
 
     def _write_status(self, state: str) -> None:

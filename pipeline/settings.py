@@ -23,6 +23,7 @@ from pipeline.engine.state import StateSettings
 from pipeline.errors import ConfigError
 from pipeline.ingest.cdr.settings import CdrSourceSettings, with_names_of_their_own
 from pipeline.ingest.tap import TapSettings
+from pipeline.quality.settings import QualitySettings
 from pipeline.store.settings import WriterSettings
 
 DEFAULT_FILE = Path("hepduck.toml")
@@ -73,6 +74,7 @@ class Settings(BaseModel):
     cdr: Annotated[list[CdrSourceSettings], AfterValidator(with_names_of_their_own)] = Field(
         default=[], description="tables and files with call detail records, one [[cdr]] each"
     )
+    quality: QualitySettings = Field(default_factory=QualitySettings)
     # Plugins bring the models of their own tables; they are read when the plugins are loaded.
     detectors: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
     actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")

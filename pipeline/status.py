@@ -51,6 +51,7 @@ class Status:
     store_errors: int
     store_error: str | None
     latency_us: int
+    quality: dict[str, Any]  # `pipeline.quality.work.QualityStatus`
     cdr_sources: list[dict[str, Any]]  # `pipeline.ingest.cdr.source.SourceStatus` of each
 
     @property
@@ -120,6 +121,9 @@ def as_text(status: dict[str, Any]) -> str:
         lines.append(f"action     {row['action']}{how}: {row['count']} {row['outcome']}")
     if status["detectors_off"]:
         lines.append(f"detectors  SWITCHED OFF after failures: {', '.join(status['detectors_off'])}")
+    quality = status["quality"]
+    trouble = f" (FAILING: {quality['error']})" if quality["error"] else ""
+    lines.append(f"quality    {quality['legs']} records of legs, {quality['calls']} calls of CDRs{trouble}")
     for source in status["cdr_sources"]:
         trouble = "; ".join(source[name] for name in ("error", "warning") if source[name])
         told = f"{source['state']}, {source['imported']} rows, {source['refused']} refused"

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from pipeline.cli import cdr, plugins, reading, replaying, running
+from pipeline.cli import cdr, plugins, quality, reading, replaying, running
 from pipeline.errors import HepduckError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (running, replaying, reading, cdr, plugins):
+for module in (running, replaying, reading, cdr, quality, plugins):
     module.register(app)
 
 

@@ -79,6 +79,7 @@ def import_(
     from pipeline.ingest.cdr import CdrError
     from pipeline.ingest.cdr.source import CdrSource
     from pipeline.logs import configure
+    from pipeline.quality.refresh import Refresher
     from pipeline.settings import LogSettings
     from pipeline.store.cdrs import CdrStore
     from pipeline.store.settings import WriterSettings
@@ -97,6 +98,7 @@ def import_(
         except CdrError as error:
             reading.fail(str(error))
             raise
+        Refresher(writer, settings.quality).run()
     warning = reading.status.warning
     if reading.refusals:
         raise CdrError(f"{how.name}: {warning}; {rows} rows stored")

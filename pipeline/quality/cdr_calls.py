@@ -338,22 +338,25 @@ def _ties(group: CdrGroup, root_row: Row, call: Row, by_ssrc: set[str], revision
     call_id = call["call_id"]
     found: dict[tuple[str, str], Row] = {}
 
-    def add(kind: str, name: str | None, leg: str, leg_call_id: str | None, tied_by: str = "cdr") -> None:
+    def add(
+        kind: str, name: str | None, leg: str, own: str | None, channel: str | None, by: str = "cdr"
+    ) -> None:
         if name:
-            known = found.setdefault((kind, name), {"leg": leg, "leg_call_id": None, "tied_by": tied_by})
-            known["leg_call_id"] = known["leg_call_id"] or leg_call_id
+            empty = {"leg": leg, "leg_call_id": None, "endpoint": None, "tied_by": by}
+            known = found.setdefault((kind, name), empty)
+            known["leg_call_id"] = known["leg_call_id"] or own
+            known["endpoint"] = known["endpoint"] or endpoint_of(channel)
 
-    add("call-id", call_id, "a", call_id)
     for row in group.rows:
         first = _is_first(row, root_row)
         own = call_id if first else row["call_id"]
-        add("channel", row["channel"], "a" if first else "b", own)
-        add("call-id", own, "a" if first else "b", own)
+        add("call-id", own, "a" if first else "b", own, row["channel"])
+        add("channel", row["channel"], "a" if first else "b", own, row["channel"])
         b_call_id = row["call_id_b"] if row["call_id_b"] != row["call_id"] else None
-        add("channel", row["dst_channel"], "b", b_call_id)
-        add("call-id", b_call_id, "b", b_call_id)
+        add("call-id", b_call_id, "b", b_call_id, row["dst_channel"])
+        add("channel", row["dst_channel"], "b", b_call_id, row["dst_channel"])
     for name in by_ssrc:
-        add("call-id", name, "b", name, "ssrc")
+        add("call-id", name, "b", name, call["dst_channel"], "ssrc")
     return [
         {
             "name": name,

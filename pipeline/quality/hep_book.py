@@ -186,6 +186,7 @@ def _place(
         end_ts=ended,
         node=leg.node,
         leg_name=leg.name,
+        endpoint=None if tie is None else tie["endpoint"],
         peer_ip=leg.peer_ip,
         joined_by=joined_by,
     )

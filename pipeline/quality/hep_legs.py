@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import statistics
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -88,6 +89,11 @@ class Homes:
         if first != second:
             return ends[0] if first > second else ends[1]
         return packet.agent_addr if packet.agent_addr in ends else None
+
+
+def _usual(rtts_ms: Sequence[float]) -> float:
+    """Of last, mean and median the least: a report that was read late only ever adds."""
+    return min(rtts_ms[-1], statistics.fmean(rtts_ms), statistics.median_low(rtts_ms))
 
 
 @dataclass(slots=True)
@@ -196,14 +202,13 @@ class _Stream:
 
     def rated(self) -> Quality | None:
         """The phone's own word (XR), or the agent's, for want of anything to rate by ourselves."""
+        if self.xr is not None and self.xr.r_factor is not None:
+            lq = self.xr.mos_lq or self.xr.mos_cq
+            if lq is not None:
+                return Quality(float(self.xr.r_factor), self.xr.mos_cq, lq, "xr", grounded=False)
         media = self.media[-1] if self.media else Media()
-        for method, r, cq, lq in (
-            ("xr", self.xr and self.xr.r_factor, self.xr and self.xr.mos_cq, self.xr and self.xr.mos_lq),
-            ("agent", media.r_factor, None, media.mos),
-        ):
-            told = lq or cq
-            if r is not None and told is not None:
-                return Quality(float(r), cq, told, method, grounded=False)
+        if media.r_factor is not None and media.mos is not None:
+            return Quality(media.r_factor, None, media.mos, "agent", grounded=False)
         return None
 
 
@@ -276,7 +281,7 @@ class LegReports:
         return Leg(
             incoming,
             outgoing,
-            rtt_ms=min(rtts[-1], sum(rtts) / len(rtts)) if rtts else None,  # as of CDRs (`leg.Leg`)
+            rtt_ms=_usual(rtts) if rtts else None,
             rtt_max_ms=max(rtts, default=None),
             rtt_min_ms=min(rtts, default=None),
             ssrc=self._ssrcs.get(True),

@@ -98,6 +98,7 @@ def _ties(group: LegGroup, row: Row, revision: int) -> list[Row]:
         "call_id": row["call_id_a"] or row["call_id"],
         "leg": _leg_name(row),
         "leg_call_id": row["call_id"],
+        "endpoint": endpoint_of(row["channel"]),
         "tied_by": "leg table",
         "ts": row["ts"],
         "end_ts": row["end_ts"],

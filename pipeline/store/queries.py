@@ -60,13 +60,13 @@ def find_calls(
             lower(concat_ws(chr(10), call_id, from_user, from_display, to_user, ruri_user, src_ip, dst_ip,
                 user_agent)), lower($text))
         ORDER BY first_ts DESC, call_id LIMIT $limit"""
-    return _rows(source, sql, {"since": since, "until": until, "text": text or None, "limit": limit})
+    return rows_of(source, sql, {"since": since, "until": until, "text": text or None, "limit": limit})
 
 
 def call_row(source: Source, call_id: str) -> Row | None:
     """What is known of a call, or None. Of several nodes that saw it: the one that saw the most."""
     sql = 'SELECT * FROM "call" WHERE call_id = $call_id ORDER BY messages DESC NULLS LAST LIMIT 1'
-    return next(iter(_rows(source, sql, {"call_id": call_id})), None)
+    return next(iter(rows_of(source, sql, {"call_id": call_id})), None)
 
 
 def call_messages(source: Source, call_id: str) -> list[Row]:
@@ -74,7 +74,7 @@ def call_messages(source: Source, call_id: str) -> list[Row]:
 
     The table of calls gives the time window first, so that a big store is not searched from end to end.
     """
-    known = _rows(
+    known = rows_of(
         source,
         "SELECT min(first_ts) AS first, max(last_ts) AS last, bool_and(end_ts IS NOT NULL) AS ended"
         ' FROM "call" WHERE call_id = $call_id',
@@ -86,7 +86,7 @@ def call_messages(source: Source, call_id: str) -> list[Row]:
         SELECT * FROM sip
         WHERE call_id = $call_id AND ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)
         ORDER BY ts, msg_id"""
-    return _rows(source, sql, {"call_id": call_id, "since": since, "until": until})
+    return rows_of(source, sql, {"call_id": call_id, "since": since, "until": until})
 
 
 def messages_by_id(source: Source, msg_ids: Sequence[int]) -> list[Row]:
@@ -100,7 +100,7 @@ def messages_by_id(source: Source, msg_ids: Sequence[int]) -> list[Row]:
             AND received_at >= $since AND received_at <= $until
         ORDER BY ts, msg_id"""
     around = {"since": since - timedelta(minutes=1), "until": until + timedelta(minutes=1)}
-    return _rows(source, sql, {"msg_ids": list(msg_ids), **around})
+    return rows_of(source, sql, {"msg_ids": list(msg_ids), **around})
 
 
 def findings(
@@ -117,7 +117,7 @@ def findings(
         WHERE ($since IS NULL OR ts >= $since) AND ($kind IS NULL OR kind = $kind)
             AND ($call_id IS NULL OR call_id = $call_id)
         ORDER BY ts DESC, finding_id LIMIT $limit"""
-    found = _rows(source, sql, {"since": since, "kind": kind, "call_id": call_id, "limit": limit})
+    found = rows_of(source, sql, {"since": since, "kind": kind, "call_id": call_id, "limit": limit})
     return _parsed(found, "evidence")
 
 
@@ -136,21 +136,21 @@ def action_attempts(
             AND ($since IS NULL OR started_at >= $since)
         ORDER BY started_at, attempt_id LIMIT $limit"""
     asked = {"finding_id": finding_id, "call_id": call_id, "since": since, "limit": limit}
-    return _parsed(_rows(source, sql, asked), "sip_statuses")
+    return _parsed(rows_of(source, sql, asked), "sip_statuses")
 
 
 def tail(source: Source, *, after_msg_id: int | None = None, limit: int = 50) -> list[Row]:
     """The messages after `after_msg_id` in order, at most `limit`; without it the last ones. No payloads."""
     if after_msg_id is not None:
         sql = f"SELECT {_TAIL_COLUMNS} FROM sip WHERE msg_id > $after ORDER BY msg_id LIMIT $limit"
-        return _rows(source, sql, {"after": after_msg_id, "limit": limit})
-    newest = _rows(source, "SELECT max(received_at) AS at FROM sip")[0]["at"]
+        return rows_of(source, sql, {"after": after_msg_id, "limit": limit})
+    newest = rows_of(source, "SELECT max(received_at) AS at FROM sip")[0]["at"]
     if newest is None:
         return []
     sql = f"""
         FROM (SELECT {_TAIL_COLUMNS} FROM sip WHERE received_at >= $since ORDER BY msg_id DESC LIMIT $limit)
         ORDER BY msg_id"""
-    return _rows(source, sql, {"since": newest - _TAIL_SPAN, "limit": limit})
+    return rows_of(source, sql, {"since": newest - _TAIL_SPAN, "limit": limit})
 
 
 def counts_by_minute(
@@ -165,7 +165,7 @@ def counts_by_minute(
             count(*) FILTER (status >= 400) AS failures
         FROM sip WHERE ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)
         GROUP BY ALL ORDER BY minute"""
-    return _rows(source, sql, {"since": since, "until": until})
+    return rows_of(source, sql, {"since": since, "until": until})
 
 
 def ingest_by_minute(source: Source, *, since: datetime | None = None) -> list[Row]:
@@ -175,7 +175,7 @@ def ingest_by_minute(source: Source, *, since: datetime | None = None) -> list[R
             sum(rejected)::BIGINT AS rejected, list(shed) FILTER (shed IS NOT NULL) AS shed
         FROM ingest_minute WHERE ($since IS NULL OR minute >= $since)
         GROUP BY ALL ORDER BY minute"""
-    found = _rows(source, sql, {"since": since})
+    found = rows_of(source, sql, {"since": since})
     return [{**row, "shed": _added_up(row["shed"] or [])} for row in found]
 
 
@@ -187,12 +187,12 @@ def weird_summary(source: Source, *, since: datetime | None = None) -> list[Row]
             arg_max(head, received_at) AS head
         FROM weird WHERE ($since IS NULL OR received_at >= $since)
         GROUP BY kind ORDER BY messages DESC, kind"""
-    return _rows(source, sql, {"since": since})
+    return rows_of(source, sql, {"since": since})
 
 
 def agents(source: Source) -> list[Row]:
     """What is known of each capture agent, by node and name."""
-    return _rows(source, "SELECT * FROM agent ORDER BY node, agent")
+    return rows_of(source, "SELECT * FROM agent ORDER BY node, agent")
 
 
 def registrations(
@@ -203,7 +203,7 @@ def registrations(
         SELECT * FROM registration
         WHERE ($aor IS NULL OR aor = $aor) AND ($since IS NULL OR ts >= $since)
         ORDER BY ts DESC LIMIT $limit"""
-    return _rows(source, sql, {"aor": aor, "since": since, "limit": limit})
+    return rows_of(source, sql, {"aor": aor, "since": since, "limit": limit})
 
 
 def info(source: Source) -> list[Row]:
@@ -215,7 +215,7 @@ def info(source: Source) -> list[Row]:
             f"SELECT '{table}' AS table_name, count(*) AS rows, min({time}) AS first, max({time}) AS last"
             f" FROM {table}"
         )
-    return _rows(
+    return rows_of(
         source,
         f"""SELECT table_name, rows, file_count AS files, file_size_bytes AS bytes, first, last
             FROM ({" UNION ALL ".join(counted)}) LEFT JOIN ducklake_table_info('lake') USING (table_name)
@@ -236,7 +236,8 @@ def run_sql(source: Source, sql: str) -> pd.DataFrame:
     return result
 
 
-def _rows(source: Source, sql: str, parameters: Row | None = None) -> list[Row]:
+def rows_of(source: Source, sql: str, parameters: Row | None = None) -> list[Row]:
+    """The rows that a query of ours gives."""
     found: list[Row] = _fetch(source, sql, parameters).to_pylist()
     return found
 

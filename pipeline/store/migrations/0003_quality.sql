@@ -82,6 +82,7 @@ CREATE TABLE call_leg_state (
     call_id VARCHAR,
     leg VARCHAR,
     leg_call_id VARCHAR,
+    endpoint VARCHAR,  -- of the switch: PJSIP/trunk
     tied_by VARCHAR,  -- cdr, leg table, x-cid, ssrc
     ts TIMESTAMPTZ,
     end_ts TIMESTAMPTZ,
@@ -122,22 +123,23 @@ CREATE VIEW call_leg AS
 -- before the CDR before the reports; then who counted more packets. A leg of a CDR that has no Call-ID of its own
 -- is taken for the only one that has. One Call-ID used again after a pause of a minute is another leg.
 CREATE VIEW leg_quality_best AS
-    SELECT * EXCLUDE (pauses, one_of) FROM (
+    SELECT * EXCLUDE (alone, pauses, one_of) FROM (
         SELECT *, coalesce(leg_call_id, CASE WHEN min(leg_call_id) OVER same = max(leg_call_id) OVER same
             THEN min(leg_call_id) OVER same END, unit) AS one_of
         FROM (
             SELECT * EXCLUDE (pause), sum(pause) OVER in_time AS pauses
             FROM (
-                SELECT *, coalesce(ts > max(end_ts) OVER (PARTITION BY coalesce(call_id, unit), leg, direction
-                    ORDER BY ts ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-                    + INTERVAL 1 MINUTE, false)::INTEGER AS pause
+                SELECT *, CASE WHEN call_id IS NULL THEN unit END AS alone,
+                    coalesce(ts > max(end_ts) OVER (PARTITION BY call_id, CASE WHEN call_id IS NULL THEN unit END,
+                        leg, direction ORDER BY ts ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                        + INTERVAL 1 MINUTE, false)::INTEGER AS pause
                 FROM leg_quality
             )
-            WINDOW in_time AS (PARTITION BY coalesce(call_id, unit), leg, direction ORDER BY ts)
+            WINDOW in_time AS (PARTITION BY call_id, alone, leg, direction ORDER BY ts)
         )
-        WINDOW same AS (PARTITION BY coalesce(call_id, unit), leg, direction, pauses)
+        WINDOW same AS (PARTITION BY call_id, alone, leg, direction, pauses)
     )
-    QUALIFY row_number() OVER (PARTITION BY coalesce(call_id, unit), leg, direction, pauses, one_of
+    QUALIFY row_number() OVER (PARTITION BY call_id, alone, leg, direction, pauses, one_of
         ORDER BY loss_pct IS NULL, regexp_matches(flags, 'truncated_b|clamped|seq_restart|opus_clock'),
             CASE source WHEN 'leg table' THEN 0 WHEN 'cdr' THEN 1 ELSE 2 END, packets DESC NULLS LAST, unit) = 1;
 

@@ -1,0 +1,80 @@
+"""What the running tap does about quality, as jobs that never raise: take in what is new, write the daily report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import structlog
+
+from pipeline.errors import StoreError
+from pipeline.quality.daily import day_to_report, write_report
+from pipeline.quality.refresh import Refresher
+from pipeline.quality.settings import QualitySettings
+from pipeline.store.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class QualityStatus:
+    """Counters since the start, for status.json."""
+
+    state: str = "ok"  # ok, or failing (with the reason in `error`)
+    error: str | None = None
+    calls: int = 0  # of CDRs, each time they were made
+    reports: int = 0
+    legs: int = 0  # rows of leg_quality written
+    last_report: str | None = None  # day of the last daily report
+
+
+class QualityWork:
+    """The jobs `refresh` and `report` of one store."""
+
+    def __init__(self, writer: Writer, settings: QualitySettings) -> None:
+        self.settings = settings
+        self._writer = writer
+        self._refresher = Refresher(writer, settings)
+        self._status = QualityStatus()
+
+    def status(self) -> dict[str, Any]:
+        """The state of this moment, as plain JSON types."""
+        return asdict(self._status)
+
+    def refresh(self) -> None:
+        """One pass; what fails is told once and done again by the next pass."""
+        try:
+            done = self._refresher.run()
+        except (StoreError, duckdb.Error, OSError) as error:
+            self._fail("quality is not up to date", str(error).partition("\n")[0])
+        except Exception as error:  # a bug of ours must not end the job
+            if self._status.state == "ok":
+                log.exception("quality failed")
+            self._fail("quality is not up to date", repr(error))
+        else:
+            self._status.state, self._status.error = "ok", None
+            self._status.calls += done.calls
+            self._status.reports += done.reports
+            self._status.legs += done.legs
+
+    def report(self, now: datetime | None = None) -> None:
+        """The report of the day before, when it is due; a day that was missed is made up the next time."""
+        try:
+            day = day_to_report(self.settings, now or datetime.now(UTC))
+            if day is None or self.settings.report_dir is None:
+                return
+            with self._writer.cursor() as cursor:
+                cursor.execute("USE lake")
+                files = write_report(cursor, day, self.settings.report_zone, self.settings.report_dir)
+        except (StoreError, duckdb.Error, OSError) as error:
+            self._fail("daily report not written", str(error).partition("\n")[0])
+        else:
+            self._status.last_report = str(day)
+            log.info("daily report written", files=[str(file) for file in files])
+
+    def _fail(self, what: str, error: str) -> None:
+        if self._status.error != error:
+            log.warning(what, error=error)
+        self._status.state, self._status.error = "failing", error
