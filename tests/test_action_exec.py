@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from late_findings import late_finding
+from pydantic import SecretStr
 
 from detectors.actions.exec import Exec, ExecSettings
 from pipeline.engine.actions import ActionResult, Attempt
@@ -58,7 +59,9 @@ def test_no_shell_reads_the_arguments() -> None:
 def test_only_a_small_environment_is_handed_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEPDUCK_ACTIONS__FAKE_CALL__SECRET", "tr0ub4dor")
     result = python(
-        "import os; print(sorted(os.environ), os.environ['X'])", environment={"X": "1"}, output_bytes=9999
+        "import os; print(sorted(os.environ), os.environ['X'])",
+        environment={"X": SecretStr("1")},
+        output_bytes=9999,
     )
     assert "SECRET" not in result.detail
     assert "HEPDUCK_ATTEMPT_ID" in result.detail
@@ -132,3 +135,11 @@ def test_plan_runs_nothing(tmp_path: Path) -> None:
     assert "'touch'" in plan
     assert "4f1d-lost@alice.example" in plan
     assert not any(tmp_path.iterdir())
+
+
+def test_settings_that_are_shown_hold_no_secret() -> None:
+    """`hepduck check --dump` and `hepduck actions` print them."""
+    settings = ExecSettings.model_validate({"argv": ["true"], "environment": {"TOKEN": "s3cret"}})
+    shown = settings.model_dump(mode="json")
+    assert "s3cret" not in json.dumps(shown)
+    assert list(shown["environment"]) == ["TOKEN"]

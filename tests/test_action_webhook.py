@@ -173,3 +173,13 @@ def test_without_its_table_there_is_no_webhook() -> None:
     assert build_actions({"webhook": Webhook}, {}) == {}
     with pytest.raises(ConfigError, match=r"\[actions\.webhook\] url: must be an http or https URL"):
         build_actions({"webhook": Webhook}, {"webhook": {"url": "file:///etc/passwd"}})
+
+
+def test_settings_that_are_shown_hold_no_secret() -> None:
+    """`hepduck check --dump` and `hepduck actions` print them."""
+    url = "https://me:s3cret@hooks.example/ghosts?token=s3cret"
+    settings = WebhookSettings.model_validate({"url": url, "bearer_token": "s3cret", "signing_key": "s3cret"})
+    assert settings.url == url
+    shown = settings.model_dump(mode="json")
+    assert shown["url"] == "https://hooks.example/ghosts?..."
+    assert "s3cret" not in json.dumps(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -44,6 +45,11 @@ def test_zstd_is_known_by_its_magic_not_its_name(tmp_path: Path) -> None:
     assert packed.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
     assert packed.stat().st_size < (KAMAILIO / "edge.hep").stat().st_size / 2
     assert list(read_recording(packed)) == RECORDS
+
+
+def test_a_new_recording_is_its_owners_alone(tmp_path: Path) -> None:
+    RecordingWriter(tmp_path / "a.hep").close()
+    assert stat.S_IMODE((tmp_path / "a.hep").stat().st_mode) == 0o600
 
 
 def test_an_empty_recording(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import resource
 import socket
@@ -25,7 +26,7 @@ from pipeline.ingest.counters import ListenerCounters
 from pipeline.ingest.endpoints import Endpoint
 from pipeline.ingest.queue import BatchQueue
 from pipeline.ingest.recordings import read_recording
-from pipeline.ingest.recvmmsg import BatchReceiver, Receiver, SingleReceiver
+from pipeline.ingest.recvmmsg import BatchReceiver, Receiver, Sender, SingleReceiver
 from pipeline.ingest.tap import Tap, TapSettings
 from pipeline.ingest.udp import UdpListener
 from pipeline.protocols.hep import decode, encode
@@ -131,6 +132,32 @@ def test_what_the_socket_holds_is_delivered_at_the_stop() -> None:
     sink.tap.start()
     sink.tap.stop()
     assert sink.data == FRAMES * 20
+
+
+class Failing:
+    """A receiver whose system call fails, as it does when the machine is out of memory."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.receiver = SingleReceiver(sock)
+        self.failures = 3
+
+    def receive(self, wait: bool = True) -> list[tuple[bytes, Sender]]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return self.receiver.receive(wait)
+
+
+def test_a_receive_that_fails_is_counted_and_tried_again() -> None:
+    got: list[Datagram] = []
+    listener = UdpListener(Endpoint.parse("udp:127.0.0.1:0"), got.extend, AgentCheck(), 1 << 20, Failing)
+    listener.start()
+    with udp_client((listener.endpoint.host, listener.endpoint.port)) as client:
+        client.send(FRAMES[0])
+        wait_for(lambda: got)
+    listener.stop()
+    assert [datagram.data for datagram in got] == FRAMES[:1]
+    assert listener.counters()["receive_errors"] == 3
 
 
 def test_the_receive_buffer_is_read_back() -> None:
@@ -555,6 +582,17 @@ def test_the_queue_keeps_order_and_counts_what_it_drops() -> None:
     assert queue.put_batch(numbered(14, 16)) == 2
     assert queue.get(timeout_s=0) == [*numbered(4, 10), *numbered(14, 16)]
     assert queue.depth == 0
+
+
+def test_the_queue_is_bounded_in_bytes_too() -> None:
+    large = [Datagram(0, "127.0.0.1", 1, "udp", True, bytes(40)) for _ in range(2)]
+    queue = BatchQueue(max_datagrams=10, max_bytes=100)
+    assert [queue.put_batch(batch) for batch in (large, large, large[:1])] == [2, 0, 0]
+    assert queue.counters() == {"accepted": 2, "depth": 2, "queue_full": 3}
+    assert queue.get(timeout_s=0) == large
+    assert [queue.put_batch(large[:1]) for _ in range(3)] == [1, 1, 0]
+    assert queue.get(timeout_s=0, max_bytes=50) == large[:1]
+    assert queue.get(timeout_s=0) == large[:1]
 
 
 def test_a_closed_queue_is_drained_and_takes_no_more() -> None:

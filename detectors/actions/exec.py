@@ -15,7 +15,7 @@ import signal
 from datetime import timedelta
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from pipeline.durations import Duration
 from pipeline.engine.actions import Action, ActionResult, ActionSettings, Attempt, finding_as_json
@@ -29,8 +29,8 @@ class ExecSettings(ActionSettings):
     """`[actions.exec]`"""
 
     argv: list[str] = Field(min_length=1, description="program and arguments")
-    environment: dict[str, str] = Field(
-        default_factory=dict, description="added to the program's environment"
+    environment: dict[str, SecretStr] = Field(
+        default_factory=dict, description="added to the program's environment; never shown"
     )
     output_bytes: int = Field(2000, ge=0, le=100_000, description="how much of its output's end is kept")
     time_limit: Duration = Field(timedelta(seconds=30), description="then the program is killed")
@@ -51,7 +51,8 @@ class Exec(Action):
 
     async def act(self, finding: Finding, attempt: Attempt) -> ActionResult:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        environment |= {"HEPDUCK_ATTEMPT_ID": attempt.attempt_id, **self.settings.environment}
+        environment |= {"HEPDUCK_ATTEMPT_ID": attempt.attempt_id}
+        environment |= {name: value.get_secret_value() for name, value in self.settings.environment.items()}
         stdin = json.dumps(finding_as_json(finding), default=str).encode()
         status, output = await run_program(
             self.settings.argv, stdin=stdin, environment=environment, keep_bytes=self.settings.output_bytes

@@ -12,10 +12,11 @@ import hmac
 import json
 import time
 from datetime import timedelta
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, PlainSerializer, SecretStr, field_validator
 
 from pipeline.durations import Duration
 from pipeline.engine.actions import Action, ActionResult, ActionSettings, Attempt, finding_as_json
@@ -24,10 +25,19 @@ from pipeline.engine.commands import Finding
 _ANSWER_BYTES = 200  # of the answer, for the attempt's detail
 
 
+def shown_url(url: str) -> str:
+    """The URL without what may be secret in it: user, password, query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" + ("?..." if parts.query else "")
+
+
 class WebhookSettings(ActionSettings):
     """`[actions.webhook]`"""
 
-    url: str = Field(description="http or https URL to POST to")
+    url: Annotated[str, PlainSerializer(shown_url, when_used="json")] = Field(
+        description="http or https URL to POST to"
+    )
     bearer_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer")
     signing_key: SecretStr | None = Field(None, description="key of the HMAC-SHA256 signature")
     timeout: Duration = Field(timedelta(seconds=5), description="longest time for one request")
@@ -71,7 +81,7 @@ class Webhook(Action):
             self._client = None
 
     async def plan(self, finding: Finding) -> str:
-        return f"POST to {self._shown_url}: {_body(finding).decode()}"
+        return f"POST to {shown_url(self.settings.url)}: {_body(finding).decode()}"
 
     async def act(self, finding: Finding, attempt: Attempt) -> ActionResult:
         body = _body(finding)
@@ -116,13 +126,6 @@ class Webhook(Action):
             digest = hmac.new(key, f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
             headers |= {"X-Hepduck-Timestamp": timestamp, "X-Hepduck-Signature": f"sha256={digest}"}
         return headers
-
-    @property
-    def _shown_url(self) -> str:
-        """The URL without what may be secret in it: user, password, query."""
-        parts = urlsplit(self.settings.url)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}" + ("?..." if parts.query else "")
 
 
 def _body(finding: Finding) -> bytes:

@@ -11,6 +11,7 @@ class ListenerCounters(TypedDict):
     received: int  # datagrams or frames, the rejected ones included
     received_bytes: int  # of those; HEP bytes, without UDP, TCP or TLS headers
     kernel_dropped: int  # UDP: the socket's receive buffer was full
+    receive_errors: int  # UDP: system calls that failed; what they would have given waits in the socket
     rejected: dict[str, int]  # by reason: network; on streams also connection_limit, no_descriptors, tls
     connections: int  # open now
     connections_total: int  # accepted since the start
@@ -26,6 +27,7 @@ def new_counters() -> ListenerCounters:
         "received": 0,
         "received_bytes": 0,
         "kernel_dropped": 0,
+        "receive_errors": 0,
         "rejected": {},
         "connections": 0,
         "connections_total": 0,

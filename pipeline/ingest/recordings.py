@@ -6,6 +6,7 @@ u32 length, and that many bytes; all big-endian. It holds no sender address: rea
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -106,9 +107,11 @@ class RecordingWriter:
         self._lock = Lock()
         self._flushed_s = time.monotonic()
         try:
-            self._file: BinaryIO = self.path.open("wb")
+            # Customers' traffic, and the agents' key in clear: a new file is its owner's alone.
+            made = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as error:
             raise CaptureError(f"{self.path} cannot be written: {error.strerror}") from error
+        self._file: BinaryIO = os.fdopen(made, "wb")
         self._compressor = zstandard.ZstdCompressor().compressobj() if fspath(path).endswith(".zst") else None
         self._append(MAGIC)
         self.flush()

@@ -81,12 +81,16 @@ class UdpListener:
         )
 
     def _run(self) -> None:
-        receive = self._receiver.receive
         while not self._stopping.is_set():
-            self._pass_on(receive())
+            try:
+                self._pass_on(self._receiver.receive())
+            except OSError:  # short of memory, mostly; a tap that ends is deaf without a word
+                self._counters["receive_errors"] += 1
+                self._stopping.wait(_WAKE_EVERY_S)
         deadline_s = time.monotonic() + _MAX_DRAIN_S
-        while (rest := receive(wait=False)) and time.monotonic() < deadline_s:
-            self._pass_on(rest)
+        with contextlib.suppress(OSError):
+            while time.monotonic() < deadline_s and (rest := self._receiver.receive(wait=False)):
+                self._pass_on(rest)
 
     def _pass_on(self, received: list[tuple[bytes, Sender]]) -> None:
         if not received:
