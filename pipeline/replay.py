@@ -33,12 +33,20 @@ def replay(
     decoder = Decoder("replay", engine.interest)
     began_s: float | None = None
     first_us = 0
+
+    def wait_until(us: int) -> None:
+        assert speed is not None
+        assert began_s is not None
+        time.sleep(max(0.0, began_s + (us - first_us) / 1e6 / speed - time.monotonic()))
+
     for datagram in datagrams:
         if speed is not None:
             if began_s is None:
                 began_s, first_us = time.monotonic(), datagram.arrival_us
-            due_s = began_s + (datagram.arrival_us - first_us) / 1e6 / speed
-            time.sleep(max(0.0, due_s - time.monotonic()))
+            while (due_us := engine.clocks.next_due_us()) is not None and due_us < datagram.arrival_us:
+                wait_until(due_us)  # a finding is due when it is due, not when the next message comes
+                yield from engine.tick(due_us)
+            wait_until(datagram.arrival_us)
         yield from engine.tick(datagram.arrival_us)
         yield from engine.handle(decoder.decode([datagram]), datagram.arrival_us)
         if decoder.pending >= BATCH:

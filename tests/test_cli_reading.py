@@ -11,7 +11,16 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from filled import B_CALL, B_REGISTER, STEERING_CALL, B, Run, read
+from filled import (
+    B_CALL,
+    B_REGISTER,
+    STEERING_CALL,
+    B,
+    Run,
+    filled_tap,  # noqa: F401 - a fixture
+    read,
+    run_in_process,  # noqa: F401 - a fixture
+)
 from recordings import DATA, PATHS, load
 from tap import COMMAND, RunningTap, call_id_of, environment
 
