@@ -81,7 +81,7 @@ def gather(rows: Iterable[Row]) -> list[CdrGroup]:
             parents[name] = name = parents[parents[name]]
         return name
 
-    ordered = sorted(rows, key=lambda row: (row["ts"] or _EPOCH, row["sequence"] or 0))
+    ordered = sorted(rows, key=_in_order)
     held: dict[tuple[str, str], tuple[str, datetime]] = {}  # channel -> (row, end)
     names = []
     for row in ordered:
@@ -105,6 +105,11 @@ def gather(rows: Iterable[Row]) -> list[CdrGroup]:
     for row, name in zip(ordered, names, strict=True):
         groups.setdefault(find(name), []).append(row)
     return [CdrGroup(members[0]["source"], _root(members), members) for members in groups.values()]
+
+
+def _in_order(row: Row) -> tuple[Any, ...]:
+    """By start; of rows that start in one second the first channel's is first, whichever was read first."""
+    return row["ts"] or _EPOCH, row["sequence"] or 0, _age(row["uniqueid"] or ""), str(row["source_row"])
 
 
 def _root(rows: Sequence[Row]) -> str:

@@ -269,6 +269,17 @@ def hep_legs_by_ssrc(
     return _rows(cursor, sql, {"ssrcs": list(ssrcs), "since": since, "until": until})
 
 
+def unnamed_legs(
+    cursor: duckdb.DuckDBPyConnection, ssrcs: Collection[int], since: datetime, until: datetime
+) -> list[str]:
+    """Calls of CDRs, rated within the last day, with a leg of one of these phones but without its Call-ID."""
+    sql = """
+        SELECT DISTINCT unit FROM leg_quality_state
+        WHERE source = 'cdr' AND leg_call_id IS NULL AND recorded_at >= now() - INTERVAL 1 DAY
+            AND ts <= $until AND end_ts >= $since AND remote_ssrc IN (SELECT unnest($ssrcs::BIGINT[]))"""
+    return [row["unit"] for row in _rows(cursor, sql, {"ssrcs": list(ssrcs), "since": since, "until": until})]
+
+
 def written_units(cursor: duckdb.DuckDBPyConnection, units: Collection[str]) -> set[str]:
     """Which of these calls of the CDRs have been written."""
     sql = "SELECT DISTINCT unit FROM cdr_call_state WHERE unit IN (SELECT unnest($units::VARCHAR[]))"

@@ -107,9 +107,9 @@ class Refresher:
         done = Refreshed()
         self._revision = max(self._revision + 1, time.time_ns() // 1000)
         tied = self._take_x_cid(cursor, new["sip"]) if self._settings.tie_x_cid else set()
-        self._take_reports(cursor, new["rtcp"], done)
+        unnamed = self._take_reports(cursor, new["rtcp"], done)
         names, roots, leg_roots = self._late_codecs(cursor, new["call_state"])
-        tied |= self._take_cdrs(cursor, new["cdr"], roots, done)
+        tied |= self._take_cdrs(cursor, new["cdr"], roots | unnamed, done)
         tied |= self._take_leg_table(cursor, new["cdr_leg"], leg_roots, done)
         self._tie_again(cursor, tied | names, done)
         self._remember(ends)
@@ -127,7 +127,9 @@ class Refresher:
         self._write(_Batch(ties=ties))
         return {tie["name"] for tie in ties}
 
-    def _take_reports(self, cursor: duckdb.DuckDBPyConnection, new: New, done: Refreshed) -> None:
+    def _take_reports(self, cursor: duckdb.DuckDBPyConnection, new: New, done: Refreshed) -> set[str]:
+        """Returns the roots of calls of CDRs that these reports may bring the Call-ID of a leg for."""
+        unnamed: set[str] = set()
         for part in _parts(new, _RTCP_ROWS):
             packets = facts.new_packets(cursor, part)
             legs = self._book.take(cursor, packets, cold=self._cold)
@@ -135,7 +137,12 @@ class Refresher:
             self._write(_Batch(legs=rows))
             done.reports += len(packets)
             done.legs += len(rows)
+            if ssrcs := {row["remote_ssrc"] for row in rows if row["remote_ssrc"]}:
+                since = min(row["ts"] for row in rows) - facts.SLACK
+                until = max(row["end_ts"] for row in rows) + facts.SLACK
+                unnamed |= {_root_of(unit) for unit in facts.unnamed_legs(cursor, ssrcs, since, until)}
         self._cold = False
+        return unnamed
 
     def _late_codecs(
         self, cursor: duckdb.DuckDBPyConnection, new: New
@@ -145,8 +152,8 @@ class Refresher:
         found: dict[str, set[str]] = {"hep": set(), "cdr": set(), "legs": set()}
         call_ids = facts.changed_calls(cursor, new) if new.end > new.first else []
         for row in facts.without_codec(cursor, call_ids) if call_ids else []:
-            kind, _, rest = row["unit"].partition("/")
-            found[kind].add(row["leg_name"] if kind == "hep" else rest.partition("/")[2])
+            kind = row["unit"].partition("/")[0]
+            found[kind].add(row["leg_name"] if kind == "hep" else _root_of(row["unit"]))
         return found["hep"], found["cdr"], found["legs"]
 
     def _take_cdrs(
@@ -316,6 +323,11 @@ class _SsrcBook:
                 if len(fitting) == 1:
                     named[ssrc] = fitting.pop()
         return named
+
+
+def _root_of(unit: str) -> str:
+    """`cdr/SOURCE/ROOT` -> `ROOT`; neither a source's name nor a uniqueid has a slash."""
+    return unit.rpartition("/")[2]
 
 
 def _parts(new: New, rows: int) -> list[New]:

@@ -180,9 +180,9 @@ CREATE VIEW call_quality AS
             count(*) AS directions,
             min(l.r_factor) AS worst_r_factor,
             avg(l.r_factor) AS mean_r_factor,
-            arg_min(l.leg || ' ' || l.direction, l.r_factor) AS worst_leg,
-            arg_min(coalesce(l.mos_cq, l.mos_lq), l.r_factor) AS worst_mos,
-            arg_min(l.mos_method, l.r_factor) AS worst_mos_method,
+            arg_min(l.leg || ' ' || l.direction, l.badness) AS worst_leg,
+            arg_min(coalesce(l.mos_cq, l.mos_lq), l.badness) AS worst_mos,
+            arg_min(l.mos_method, l.badness) AS worst_mos_method,
             bool_and(l.grounded) AS grounded,
             max(l.loss_pct) AS worst_loss_pct,
             max(l.jitter_ms) AS worst_jitter_ms,
@@ -190,7 +190,11 @@ CREATE VIEW call_quality AS
             nullif(array_to_string(list_sort(list_distinct(flatten(list(string_split(l.flags, ' '))))), ' '), '')
                 AS flags,
             array_to_string(list_sort(list_distinct(list(l.source))), ', ') AS quality_sources
-        FROM (SELECT *, coalesce(call_id, unit) AS legs_of, ts + INTERVAL 1 MINUTE AS by FROM leg_quality_best) l
+        FROM (
+            SELECT *, coalesce(call_id, unit) AS legs_of, ts + INTERVAL 1 MINUTE AS by,
+                CASE WHEN r_factor IS NOT NULL THEN (r_factor, leg, direction) END AS badness
+            FROM leg_quality_best
+        ) l
         ASOF JOIN one_call q ON l.legs_of = q.legs_of AND l.by >= q.ts
         GROUP BY q.legs_of, q.ts
     )
