@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import pytest
 from world.collector import Collector, Mirrored
+from world.late_caller import SECRET
 from world.phone import Phone
 from world.sip import Transcript, header
 
@@ -95,6 +96,23 @@ def test_the_key_is_in_every_packet(start_kamailio, meet):
         seen = lost_call(start_kamailio, meet, collector, HEPDUCK_AUTH_KEY="s3cret")
         assert_mirrored(collector, *seen)
         assert {packet.auth_key for packet in collector.packets()} == {b"s3cret"}
+
+
+def test_the_secret_of_the_compensating_call_is_not_mirrored(start_kamailio, meet):
+    """Nor can anybody who does not know it keep a call out of the mirror with that header."""
+    with Collector() as collector:
+        kamailio = start_kamailio(defines={"HEPDUCK_URI": collector.uri, "HEPDUCK_SECRET": SECRET})
+        parties = meet(kamailio)
+        phone = parties.registered("bob")
+        caller = parties.late_caller("bob")
+        assert caller.run(None, X_Late_Secret=SECRET, X_Late_Target=f"sip:{phone.target}")[-1] == "487"
+        guess = parties.late_caller("bob")
+        assert guess.run(None, X_Late_Secret="guess", X_Late_Target=f"sip:{phone.target}") == ["403"]
+        collector.wait(lambda mirrored: any(m.what == "403" for m in mirrored))
+        invites = [m for m in collector.mirrored() if m.what == "INVITE"]
+        assert [m.destination for m in invites] == [(phone.address, phone.port), kamailio.proxy()]
+        assert not any(SECRET in m.text for m in collector.mirrored())
+        assert "guess" in invites[-1].text
 
 
 def test_without_a_key_none_is_sent(start_kamailio, meet):
