@@ -28,7 +28,10 @@ log = structlog.get_logger(__name__)
 
 DAY_US = 86_400_000_000
 WEIRD_HEAD_BYTES = 256
-MAX_AGENTS = 10_000
+MAX_AGENTS = (
+    1_000  # kept apart: addresses and agent ids are the sender's word, and each has a clock of its own
+)
+OTHERS = "others"
 BUGS_LOGGED = 10
 SIP, LOG = 1, 100  # HEP protocol types
 QUALITY = frozenset({5, 32, 34, 35, 99})  # RTCP as JSON, and the reports made of it
@@ -280,8 +283,8 @@ class Decoder:
         key = (datagram.agent_addr, packet.agent_id)
         agent = self._agents.get(key)
         if agent is None:
-            if len(self._agents) >= MAX_AGENTS:  # agent ids are the sender's word
-                key = (datagram.agent_addr, None)
+            if len(self._agents) >= MAX_AGENTS:
+                key = (OTHERS, None)
             agent = self._agents.setdefault(key, AgentSeen(*key, first_seen_us=datagram.arrival_us))
         agent.trusted = trusted
         agent.hep_version = packet.version
@@ -317,7 +320,7 @@ class Decoder:
         name = self._agent_names.get(key)
         if name is None:
             if len(self._agent_names) >= MAX_AGENTS:
-                return address
+                return OTHERS
             name = self._agent_names[key] = address if agent_id is None else f"{address}/{agent_id}"
         return name
 

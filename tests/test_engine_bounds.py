@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 from story import IPHONE, PROXY, STRANGER, T0_US, Phone, Story, engine_for, findings, owed, play
 
+from pipeline.decode import MAX_AGENTS, Decoder
 from pipeline.engine.calls import MAX_LEGS, MAX_STRAYS
 from pipeline.engine.state import StateSettings
+from pipeline.ingest import Datagram
+from pipeline.protocols.hep import HepPacket, encode
 
 MANY = 3000
 
@@ -144,3 +147,18 @@ def test_an_untrusted_copy_cannot_move_the_end_of_a_trusted_call() -> None:
     forger = Story(story.events, agent="203.0.113.66/1", trusted=False, serial=1000)
     replace(call, story=forger).reply(100, 487, src=PROXY)
     assert [finding.trusted for finding in play(story.events, engine_for())] == [False]
+
+
+def test_agents_that_anybody_can_make_up_are_few() -> None:
+    """UDP senders can be forged, agent ids are theirs to choose, and each agent has a clock that is looked at."""
+    engine = engine_for()
+    decoder = Decoder("node", engine.interest)
+    message = b"INVITE sip:b@h SIP/2.0\r\nCall-ID: %d\r\nCSeq: 1 INVITE\r\n\r\n"
+    for number in range(MANY):
+        packet = HepPacket(3, 17, "192.0.2.1", 5060, "192.0.2.2", 5060, T0_US, payload=message % number)
+        ip = f"10.0.{number >> 8}.{number & 255}"
+        events = decoder.decode([Datagram(T0_US, ip, 9060, "udp", False, encode(packet))])
+        assert len(events) == 1
+        engine.handle(events, T0_US)
+    assert len(engine.clocks._clocks) <= MAX_AGENTS + 1
+    assert len(decoder.agents()) <= MAX_AGENTS + 1
