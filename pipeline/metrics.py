@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class _Collector:
-    """Reads the service's counters at each scrape: nothing is counted twice."""
+    """Reads the service's last status at each scrape: nothing is counted twice, and the numbers add up."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        status = self._service.status("running")
+        status = self._service.latest
         yield CounterMetricFamily("hepduck_received", "Messages received", value=status.received)
         yield CounterMetricFamily("hepduck_stored", "Messages committed to the store", value=status.stored)
         yield _by_label("hepduck_rejected", "Messages rejected", "reason", status.rejected_by_reason)

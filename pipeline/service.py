@@ -121,6 +121,7 @@ class Service:
         self._minute: dict[str, int] = {}
         self._last_arrival_us = 0
         self._latency_us = 0  # from arrival to the end of detection, of the last batch
+        self.latest = self.status("running")  # as last written, for other threads
 
     def start(self) -> None:
         """Open the store and begin to receive."""
@@ -259,7 +260,7 @@ class Service:
     # -- status ----------------------------------------------------------------------------------------
 
     def status(self, state: str) -> Status:
-        """The counters of this moment; messages by fate add up exactly (see `Status`)."""
+        """The counters of this moment; messages by fate add up exactly (see `Status`), in the loop's thread."""
         listeners = self.tap.counters()
         rejected = Counter(self.decoder.counts.rejected)
         kernel_dropped = 0
@@ -319,8 +320,9 @@ class Service:
         )
 
     def _write_status(self, state: str) -> None:
+        self.latest = self.status(state)
         try:
-            write_status(self.paths.root, self.status(state))
+            write_status(self.paths.root, self.latest)
         except OSError as error:  # a full disk must not end the tap: what is queued may still find room
             log.error("status not written", error=str(error))
 

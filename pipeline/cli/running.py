@@ -71,9 +71,9 @@ def run(
     service = Service(settings, record_to=writer)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
-    service.start()
     close_metrics = serve(settings.metrics, service)
     try:
+        service.start()
         service.loop()
     finally:
         close_metrics()
