@@ -50,7 +50,9 @@ def replay(
         yield from engine.tick(datagram.arrival_us)
         yield from engine.handle(decoder.decode([datagram]), datagram.arrival_us)
         if decoder.pending >= BATCH:
-            decoder.take()  # rows are of no use here
+            decoder.take()  # rows are of no use here, of calls and registrations neither
+            engine.state.changed_calls.clear()
+            engine.state.registered.clear()
     yield from engine.finish()
 
 

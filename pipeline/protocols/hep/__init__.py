@@ -19,7 +19,7 @@ from pipeline.protocols.hep.v3 import decode_v3
 __all__ = ["HEP3_MAGICS", "TRANSPORTS", "Chunk", "HepError", "HepPacket", "HepStream", "decode", "encode"]
 
 _VERSION_1_AND_2 = b"\x01\x02"
-MAX_INFLATED_BYTES = 1 << 20
+MAX_INFLATED_BYTES = 1 << 16  # as much as an uncompressed payload may have, not a thousand times that
 
 
 def decode(
