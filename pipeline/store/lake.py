@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _RETRY_WAIT_S = 0.1
+_ATTEMPTS = 3
 
 
 def open_reader(
@@ -113,14 +114,18 @@ class Reader:
         self._connection = open_reader(self._paths.root, **self._options)
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
-        """The whole result of `sql`. Tried once more on a fresh attachment when the first one went stale."""
+        """The whole result of `sql`. Tried again on a fresh attachment when the one in use went stale: the tap
+        may stop, start or be killed between any two packets of an answer."""
         if _state(self._paths) != self._seen:
             self.reopen()
-        try:
-            return self._connection.execute(sql, parameters).to_arrow_table()
-        except (duckdb.IOException, duckdb.HTTPException, duckdb.ConnectionException):
-            self.reopen()
-            return self._connection.execute(sql, parameters).to_arrow_table()
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._connection.execute(sql, parameters).to_arrow_table()
+            except duckdb.Error as error:
+                if attempt == _ATTEMPTS - 1 or not _went_stale(error):
+                    raise
+                self.reopen()
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Close the connection."""
@@ -142,6 +147,14 @@ def _state(paths: StorePaths) -> object:
     except FileNotFoundError:
         return None
     return file.st_ino, file.st_mtime_ns, file.st_size
+
+
+def _went_stale(error: duckdb.Error) -> bool:
+    """Whether the attachment broke, not the statement. A server that dies while an answer is fetched comes
+    as an InvalidInputException that quotes the IO Error beneath."""
+    if isinstance(error, duckdb.InvalidInputException):
+        return "IO Error" in str(error)
+    return isinstance(error, (duckdb.IOException, duckdb.HTTPException, duckdb.ConnectionException))
 
 
 def _new_connection(memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
