@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trustme
+from databases import MariaDB, PostgreSQL
 from world.kamailio import Certificate, Kamailio
 from world.parties import Parties
 from world.programs import MissingProgram
@@ -54,3 +55,25 @@ def meet(tmp_path: Path) -> Iterator[Callable[[Kamailio], Parties]]:
             return parties
 
         yield parties_of
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB of our own."""
+    try:
+        database = MariaDB()
+    except MissingProgram as missing:
+        pytest.fail(str(missing), pytrace=False)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL of our own."""
+    try:
+        database = PostgreSQL()
+    except MissingProgram as missing:
+        pytest.fail(str(missing), pytrace=False)
+    yield database
+    database.close()

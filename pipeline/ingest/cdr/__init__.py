@@ -9,7 +9,7 @@ left out, because each chunk asks the store first. No memory of what was stored 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,10 +33,9 @@ class Raw:
 
 @dataclass(slots=True)
 class Chunk:
-    """Some rows, and the position after them. `refused` says of each unreadable one where and why."""
+    """Some rows, and the position after them. Of an unreadable one: where it is, and why."""
 
-    rows: list[Raw] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    rows: list[Raw | str] = field(default_factory=list)
     position: Position | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -44,6 +43,6 @@ class Chunk:
 class RowReader(Protocol):
     """How to get at the rows of one kind of source."""
 
-    def chunks(self, position: Position | None) -> Iterator[Chunk]:
+    def chunks(self, position: Position | None) -> Generator[Chunk]:
         """What is new since `position`, and perhaps more. Raises CdrError when the source cannot be read."""
         ...

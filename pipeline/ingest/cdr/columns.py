@@ -111,16 +111,19 @@ class ColumnMap:
     def ours(self, name: str) -> str | None:
         """Our name of their column; None: it goes to `extra`."""
         key = name.lower()
-        if key in self.given:
-            return self.given[key]
+        for theirs, ours in self.given.items():
+            if theirs.lower() == key:
+                return ours
         key = self.preset.renamed.get(key, key)
         return key if key in self.preset.fields else None
 
     def theirs(self, field_name: str) -> str:
-        """Their name of one of our fields."""
-        both = {**{ours: their for their, ours in self.preset.renamed.items()}}
-        both |= {ours: their for their, ours in self.given.items()}
-        return both.get(field_name, field_name)
+        """Their name of one of our fields, as it is written where it is stated."""
+        for stated in (self.given, self.preset.renamed):
+            for theirs, ours in stated.items():
+                if ours == field_name:
+                    return theirs
+        return field_name
 
     def is_header(self, cells: Sequence[str]) -> bool:
         """True for a line of column names: nothing but names, and at least three that are known."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from pipeline.ingest.cdr import CdrError, Chunk, Position, Raw
+from pipeline.ingest.cdr import CdrError, Chunk, Position
 from pipeline.ingest.cdr.records import HEAD_BYTES, RecordReader, shape_of
 from pipeline.ingest.cdr.settings import CdrSourceSettings
 
@@ -29,7 +29,7 @@ class CsvFile:
         self._settings = settings
         self._to_the_end = to_the_end
 
-    def chunks(self, position: Position | None) -> Iterator[Chunk]:
+    def chunks(self, position: Position | None) -> Generator[Chunk]:
         """What was written since `position`. A last record that is not complete waits for the next time."""
         path = self._settings.path
         try:
@@ -81,11 +81,9 @@ class CsvFile:
         for record in reader.records(file, line):
             offset += len(record.data)
             line += record.data.count(b"\n")
-            if isinstance(record.found, Raw):
+            if record.found is not None:
                 chunk.rows.append(record.found)
-            elif record.found is not None:
-                chunk.refused.append(record.found)
-            if len(chunk.rows) + len(chunk.refused) >= CHUNK_ROWS:
+            if len(chunk.rows) >= CHUNK_ROWS:
                 chunk.position = here()
                 yield chunk
                 chunk = Chunk()

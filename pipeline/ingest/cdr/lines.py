@@ -18,6 +18,7 @@ Format = Literal["csv", "tsv", "outfile", "json"]
 CUT_BYTES = 1023  # asterisk: main/cdrel_custom writes through a buffer of 1024
 _NULL = "\ue000NULL"  # stands for \N while csv takes the backslashes away; from the private-use area
 _OUTFILE_NULL = re.compile(r"(?:(?<=,)|^)\\N(?=,|$)")
+_LINE_END = re.compile(r"(?<=\n)")
 _ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
 
 
@@ -38,7 +39,7 @@ def cells_of(line: str, kind: Format, *, is_cut: bool = False) -> list[str | Non
         return _outfile_cells(line)
     delimiter = "\t" if kind == "tsv" else ","
     try:
-        cells = next(csv.reader([line], delimiter=delimiter, strict=True))
+        cells = next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error as error:
         if "unexpected end" not in str(error):
             raise BadLineError(str(error)) from None
@@ -93,9 +94,9 @@ def _outfile_cells(line: str) -> list[str | None]:
     """A newline inside a cell is written as a backslash and the newline itself."""
     if (len(line) - len(line.rstrip("\\"))) % 2:
         raise OpenLineError("a backslash stands before the end of the line")
-    marked = _OUTFILE_NULL.sub(_NULL, line)
+    lines = _LINE_END.split(_OUTFILE_NULL.sub(_NULL, line))
     try:
-        cells = next(csv.reader(marked.splitlines(True), escapechar="\\", doublequote=False, strict=True))
+        cells = next(csv.reader(lines, escapechar="\\", doublequote=False, strict=True), [])
     except csv.Error as error:
         kind = OpenLineError if "unexpected end" in str(error) else BadLineError
         raise kind(str(error)) from None

@@ -133,7 +133,7 @@ class CdrSourceSettings(BaseModel):
     @property
     def column_map(self) -> ColumnMap:
         """Their names -> ours."""
-        return ColumnMap(self.shape, {theirs.lower(): ours for theirs, ours in self.columns.items()})
+        return ColumnMap(self.shape, self.columns)
 
     @property
     def tz(self) -> ZoneInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -116,10 +117,11 @@ class CdrSource:
         self._notes = []
         self._remember()
         stored = 0
-        for chunk in self._reader.chunks(None if self._once else self._position):
-            stored += self._take(chunk)
-            if self._stop.is_set():
-                break
+        with closing(self._reader.chunks(None if self._once else self._position)) as chunks:
+            for chunk in chunks:
+                stored += self._take(chunk)
+                if self._stop.is_set():
+                    break
         was_failing = self._status.state == "failing"
         self._status.state, self._status.error = "ok", None
         self._status.succeeded_at = _now()
@@ -144,10 +146,11 @@ class CdrSource:
         self._remembered = True
 
     def _take(self, chunk: Chunk) -> int:
-        for refusal in chunk.refused:
-            self._refuse(refusal)
         made: dict[str, ReadRow] = {}
         for raw in chunk.rows:
+            if isinstance(raw, str):
+                self._refuse(raw)
+                continue
             try:
                 read = self._maker.read(raw)
             except BadRowError as error:

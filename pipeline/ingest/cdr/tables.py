@@ -14,8 +14,8 @@ ranges of one column, which wants an index; the whole table is read once, at fir
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -40,23 +40,25 @@ class CdrTable:
         self._engine: sa.Engine | None = None
         self._swept_s: float | None = None
 
-    def chunks(self, position: Position | None) -> Iterator[Chunk]:
+    def chunks(self, position: Position | None) -> Generator[Chunk]:
         """The rows of the window, in the order of their start; all rows where there is no position."""
         newest = datetime.fromisoformat(position["start"]) if position else None
         now_s = time.monotonic()
         sweep_s = self._settings.sweep_interval.total_seconds()
         sweeps = self._swept_s is None or now_s - self._swept_s >= sweep_s
         since = newest and newest - (self._settings.sweep_overlap if sweeps else self._settings.overlap)
-        with self._speaking() as connection:
-            result = connection.execute(self._select(since, unknown_too=sweeps))
+        with (
+            self._speaking() as connection,
+            closing(connection.execute(self._select(since, unknown_too=sweeps))) as result,
+        ):
             names = list(result.keys())
-            self._require_time(names)
+            at = [name.lower() for name in names].index(self._time.lower())
             for rows in result.partitions(CHUNK_ROWS):
                 chunk = Chunk()
                 for row in rows:
                     values = dict(zip(names, row, strict=True))
-                    chunk.rows.append(Raw(values, f"{self._time} {values.get(self._time)}"))
-                    newest = _later(newest, values.get(self._time))
+                    chunk.rows.append(Raw(values, f"{self._time} {row[at]}"))
+                    newest = _later(newest, row[at])
                 chunk.position = {"start": newest.isoformat(" ")} if newest else None
                 yield chunk
         if sweeps:
@@ -79,10 +81,6 @@ class CdrTable:
             # In MySQL a NOT NULL date that is zero IS NULL too.
             select = select.where(sa.or_(window, start.is_(None)) if unknown_too else window)
         return select.order_by(start)
-
-    def _require_time(self, names: list[str]) -> None:
-        if self._time not in names:
-            raise CdrError(f"{self._settings.shown}: no column {self._time}; it has {', '.join(names)}")
 
     @contextmanager
     def _speaking(self) -> Iterator[sa.Connection]:
