@@ -19,6 +19,7 @@ from typing import Any
 
 from pipeline.callview import as_text, view
 from pipeline.errors import StoreError
+from pipeline.ingest.recordings import read_recording
 from pipeline.ladder import message_label, printable
 from pipeline.status import as_text as status_text
 from pipeline.status import read_status
@@ -60,7 +61,7 @@ def run(*, stay: bool = False) -> None:
             for recording in sorted(folder.iterdir(), key=lambda item: item.name):
                 if recording.name.endswith(".hep"):
                     _play(recording, address, seen)
-            _explain(reader)
+            _explain(reader, seen.sent)
         if stay:
             _say(f"The tap goes on, pid {tap.pid}; Ctrl-C ends it.")
             tap.wait()
@@ -98,6 +99,7 @@ class _Watcher:
         self._reader = reader
         self._last = 0
         self.messages = 0
+        self.sent = 0
 
     def look(self) -> None:
         for row in queries.tail(self._reader, after_msg_id=self._last, limit=1000):
@@ -111,20 +113,19 @@ def _play(recording: Any, address: str, seen: _Watcher) -> None:
     title = recording.name.removesuffix(".hep").partition("-")[2].replace("-", " ")
     _say(f"A call to an iPhone, {title}: played as HEP, twice as fast as it was recorded.")
     with resources.as_file(recording) as path:
+        seen.sent += sum(1 for _ in read_recording(path))  # each holds one message
         command = ["send", str(path), "--to", address, "--speed", str(_SPEED), "--now"]
         sender = subprocess.Popen([sys.executable, "-m", "pipeline", *command], stderr=subprocess.DEVNULL)
         while sender.poll() is None:
             seen.look()
             time.sleep(0.2)
     give_up_s = time.monotonic() + _STORED_S
-    while time.monotonic() < give_up_s:
+    while seen.messages < seen.sent and time.monotonic() < give_up_s:
+        time.sleep(0.1)
         seen.look()
-        if seen.messages >= read_status(STORE)["received"] > 0:
-            return
-        time.sleep(0.2)
 
 
-def _explain(reader: Reader) -> None:
+def _explain(reader: Reader, sent: int) -> None:
     give_up_s = time.monotonic() + _STORED_S
     while not (attempts := queries.action_attempts(reader)) and time.monotonic() < give_up_s:
         time.sleep(0.2)
@@ -141,7 +142,9 @@ def _explain(reader: Reader) -> None:
         _say("The first of them as a ladder (`hepduck call`):")
         print(as_text(view(reader, findings[0]["call_id"])))
     _say("The third call reached the phone in time: no finding. The counters add up:")
-    print(status_text(read_status(STORE)))
+    while (status := read_status(STORE))["stored"] < sent and time.monotonic() < give_up_s:
+        time.sleep(0.1)  # it is written once a second
+    print(status_text(status))
     here = os.path.relpath(Path(sys.executable).parent / "hepduck")
     _say("Try next:")
     for command in (
