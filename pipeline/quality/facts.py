@@ -146,15 +146,24 @@ def legs_beside(cursor: duckdb.DuckDBPyConnection, roots: Collection[str]) -> li
     return _rows(cursor, sql, {"roots": sorted(roots)})
 
 
-def present_columns(cursor: duckdb.DuckDBPyConnection, table: str) -> dict[str, set[str]]:
-    """For each source the columns of media that hold anything in any of its rows."""
-    if table == "cdr":
-        columns = [column for names in COLUMNS.values() for column in names.values()]
-    else:
-        columns = list(LEG_COLUMNS.values())
+def present_columns(cursor: duckdb.DuckDBPyConnection, below: int) -> dict[str, set[str]]:
+    """For each source of `cdr` the columns of media that hold anything in any row below this row id."""
+    columns = [column for names in COLUMNS.values() for column in names.values()]
     counts = ", ".join(f"count({column}) AS {column}" for column in columns)
-    rows = _rows(cursor, f"SELECT source, {counts} FROM {table} GROUP BY source", {})
-    return {row.pop("source"): {name for name, count in row.items() if count} for row in rows}
+    sql = f"SELECT source, {counts} FROM cdr WHERE rowid < $below GROUP BY source"
+    rows = _rows(cursor, sql, {"below": below})
+    found = {row.pop("source"): {name for name, count in row.items() if count} for row in rows}
+    pairs = {COLUMNS["a"][name]: COLUMNS["b"][name] for name in COLUMNS["a"]}
+    pairs |= {b: a for a, b in pairs.items()}
+    return {source: names | {pairs[name] for name in names} for source, names in found.items()}
+
+
+def units_of(cursor: duckdb.DuckDBPyConnection, source: str) -> list[str]:
+    """Calls of this source that were written within the last day."""
+    sql = """
+        SELECT DISTINCT unit FROM cdr_call_state
+        WHERE source = $source AND recorded_at >= now() - INTERVAL 1 DAY"""
+    return [row["unit"] for row in _rows(cursor, sql, {"source": source})]
 
 
 def _base(channel: str) -> str:

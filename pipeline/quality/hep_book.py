@@ -3,7 +3,7 @@ late fact (a codec, a CDR that ties them) changes what was made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -45,8 +45,14 @@ class HepBook:
             packets = sorted({*packets, *earlier}, key=lambda packet: packet.at_us)
         for packet in packets:
             self._homes.see(packet)
-        codecs = _codecs(cursor, {packet.name for packet in packets}, packets[0].at_us)
+        names = {packet.name for packet in packets}
+        by_sdp = {
+            name: leg.sdp_call_id for name in names if (leg := self._legs.get(name)) and leg.sdp_call_id
+        }
+        codecs = _codecs(cursor, names, by_sdp, packets)
         touched = self._feed(packets, codecs, self._legs)
+        for leg in touched:
+            leg.sdp_call_id = by_sdp.get(leg.name)
         self._forget()
         return touched
 
@@ -57,19 +63,17 @@ class HepBook:
             return []
         known = {row["leg_name"] for row in units}
         since, until = min(row["ts"] for row in units), max(row["end_ts"] for row in units)
-        codecs = _codecs(cursor, known, None)
-        kept = [
-            leg
-            for name in known
-            if (leg := self._legs.get(name)) and leg.codec == codecs.get(name, leg.codec)
-        ]
+        kept = [leg for name in known if (leg := self._legs.get(name)) and leg.codec is not None]
         rest = known - {leg.name for leg in kept} | {row["leg_name"] for row in units if _ended(row, kept)}
         packets = facts.packets_of(cursor, rest, since, until) if rest else []
+        by_sdp: dict[str, str] = {}
+        codecs = _codecs(cursor, rest, by_sdp, packets)
         for packet in packets:
             self._homes.see(packet)
         read: dict[str, LegReports] = {}
         legs = self._feed(packets, codecs, read)
         for name, leg in read.items():
+            leg.sdp_call_id = by_sdp.get(name)
             if name in self._legs:
                 self._legs[name] = leg
         units_read = {leg.unit for leg in legs}
@@ -105,20 +109,56 @@ def _ended(unit: Row, kept: Collection[LegReports]) -> bool:
 
 
 def _codecs(
-    cursor: duckdb.DuckDBPyConnection, names: Collection[str], since_us: int | None
+    cursor: duckdb.DuckDBPyConnection,
+    names: Collection[str],
+    by_sdp: dict[str, str],
+    packets: Sequence[Packet],
 ) -> dict[str, str]:
-    """Name -> codec: by Call-ID, also a cut one, and by the legs that CDRs tie the name to."""
+    """Name -> codec: by Call-ID, also a cut one, and by the legs that CDRs tie the name to. Names that nobody
+    knows are looked for in the SDP, and what is found there added to `by_sdp`: name -> Call-ID."""
+    if not names or not packets:
+        return {}
+    since = time_of(packets[0].at_us)
     ties = {name: rows for name, rows in facts.ties_of(cursor, names).items() if rows}
     full = {row["leg_call_id"] for rows in ties.values() for row in rows if row["leg_call_id"]}
-    since = None if since_us is None else time_of(since_us)
     calls = facts.sip_calls(cursor, {*names, *full}, since)
+    cut = {call_id[: facts.CUT_CALL_ID] for call_id in calls}
+    unknown = set(names) - ties.keys() - cut - by_sdp.keys()
+    by_sdp |= _by_sdp(cursor, [packet for packet in packets if packet.name in unknown])
+    if by_sdp:
+        calls |= facts.sip_calls(cursor, set(by_sdp.values()), since)
     known = {call_id: row["codec"] for call_id, row in calls.items() if row["codec"]}
     known |= {call_id[: facts.CUT_CALL_ID]: codec for call_id, codec in known.items()}
+    known |= {name: known[call_id] for name, call_id in by_sdp.items() if call_id in known}
     for name, rows in ties.items():
         found = next((known[row["leg_call_id"]] for row in rows if row["leg_call_id"] in known), None)
         if found is not None:
             known.setdefault(name, found)
     return known
+
+
+def _by_sdp(cursor: duckdb.DuckDBPyConnection, packets: Sequence[Packet]) -> dict[str, str]:
+    """Name -> Call-ID of the call whose SDP named an address of the leg last before its first report."""
+    if not packets:
+        return {}
+    legs: dict[str, tuple[int, set[tuple[str, int]]]] = {}
+    for packet in packets:
+        _, addresses = legs.setdefault(packet.name, (packet.at_us, set()))
+        addresses |= {(packet.src_ip, packet.src_port), (packet.dst_ip, packet.dst_port)}
+    every = {address for _, addresses in legs.values() for address in addresses}
+    found = facts.sdp_calls(cursor, every, time_of(packets[0].at_us), time_of(packets[-1].at_us))
+    named: dict[str, str] = {}
+    for name, (first_us, addresses) in legs.items():
+        began = time_of(first_us) + facts.SLACK
+        fitting = [
+            row
+            for row in found
+            if row["ts"] <= began
+            and {(row["sdp_ip"], row["sdp_port"]), (row["sdp_ip"], row["sdp_port"] + 1)} & addresses
+        ]
+        if fitting:
+            named[name] = max(fitting, key=lambda row: row["ts"])["call_id"]
+    return named
 
 
 # -- where they belong -----------------------------------------------------------------------------------
@@ -137,7 +177,7 @@ def place_legs(
     ties = facts.ties_of(cursor, names)
     calls = facts.sip_calls(cursor, names, first)
     cut = {call_id[: facts.CUT_CALL_ID]: call_id for call_id in calls if len(call_id) > facts.CUT_CALL_ID}
-    by_sdp = _by_sdp(cursor, [leg for leg in legs if leg.name not in ties and leg.name not in {*calls, *cut}])
+    by_sdp = {leg.name: leg.sdp_call_id for leg in legs if leg.sdp_call_id}
     if by_sdp:
         ties |= facts.ties_of(cursor, set(by_sdp.values()))
         calls |= facts.sip_calls(cursor, set(by_sdp.values()), first)
@@ -152,30 +192,31 @@ def _place(
     by_sdp: Mapping[str, str],
 ) -> Place:
     began, ended = time_of(leg.first_us), time_of(leg.last_us)
+    named = ties.get(leg.name, [])
+    tie = _nearest((tie for tie in named if tie["kind"] == "channel"), began, ended)
     call_id: str | None = leg.name
-    joined_by = None
-    if leg.name in by_sdp:
-        call_id, joined_by = by_sdp[leg.name], "sdp"
-    elif leg.name in cut:
-        call_id, joined_by = cut[leg.name], "call-id-127"
-    elif leg.name in calls:
-        joined_by = "call-id"
-    elif " " in leg.name:
-        call_id = None
-    leg_call_id = call_id
-    name: LegName = "a"
-    call = calls.get(call_id or "")
-    if call is not None and call["src_ip"] == leg.home and call["dst_ip"] != leg.home:
-        name = "b"
-    tie = _nearest(ties.get(call_id or "", []) + ties.get(leg.name, []), began, ended)
+    joined_by: str | None = None
     if tie is not None:
-        if tie["kind"] == "channel":
-            joined_by, leg_call_id = "channel", tie["leg_call_id"]
-        elif joined_by is None:
-            joined_by = "call-id" if tie["name"] == leg.name else "call-id-127"
-            leg_call_id = tie["name"]
-        call_id = tie["call_id"] or call_id
-        name = "b" if tie["leg"] == "b" else "a"
+        call_id, joined_by = tie["leg_call_id"], "channel"
+    else:
+        if leg.name in calls:
+            joined_by = "call-id"
+        elif leg.name in cut:
+            call_id, joined_by = cut[leg.name], "call-id-127"
+        elif leg.name in by_sdp:
+            call_id, joined_by = by_sdp[leg.name], "sdp"
+        tie = _nearest([*named, *ties.get(call_id or "", [])], began, ended)
+        if tie is not None and joined_by is None:
+            call_id, joined_by = tie["name"], "call-id" if tie["name"] == leg.name else "call-id-127"
+        elif joined_by is None and " " in leg.name:
+            call_id = None  # a pair of addresses is no Call-ID
+    leg_call_id = call_id
+    call = calls.get(call_id or "")
+    name: LegName = "a"
+    if tie is not None:
+        call_id, name = tie["call_id"] or call_id, "b" if tie["leg"] == "b" else "a"
+    elif call is not None and call["src_ip"] == leg.home and call["dst_ip"] != leg.home:
+        name = "b"
     return Place(
         unit=leg.unit,
         source="hep rtcp",
@@ -202,30 +243,6 @@ def _nearest(ties: Iterable[Row], began: datetime, ended: datetime) -> Row | Non
         and (tie["end_ts"] is None or tie["tied_by"] == "x-cid" or tie["end_ts"] >= began - facts.SLACK)
     ]
     return min(fitting, key=lambda tie: (tie["call_id"] is None, order.get(tie["tied_by"], 9)), default=None)
-
-
-def _by_sdp(cursor: duckdb.DuckDBPyConnection, legs: Collection[LegReports]) -> dict[str, str]:
-    """Name -> Call-ID of the call whose SDP named an address of the leg last before it began."""
-    if not legs:
-        return {}
-    found = facts.sdp_calls(
-        cursor,
-        {address for leg in legs for address in leg.addresses},
-        time_of(min(leg.first_us for leg in legs)),
-        time_of(max(leg.last_us for leg in legs)),
-    )
-    named: dict[str, str] = {}
-    for leg in legs:
-        began = time_of(leg.first_us) + facts.SLACK
-        fitting = [
-            row
-            for row in found
-            if row["ts"] <= began
-            and {(row["sdp_ip"], row["sdp_port"]), (row["sdp_ip"], row["sdp_port"] + 1)} & leg.addresses
-        ]
-        if fitting:
-            named[leg.name] = max(fitting, key=lambda row: row["ts"])["call_id"]
-    return named
 
 
 def rate_legs(

@@ -220,7 +220,7 @@ class LegReports:
         self.first_us = self.last_us = first.at_us
         self.codec = codec
         self.peer_ip = first.dst_ip if first.src_ip == home else first.src_ip
-        self.addresses: set[tuple[str, int]] = set()
+        self.sdp_call_id: str | None = None  # of the call whose SDP named its addresses, if that was asked
         self.unreadable = 0
         known: Codec | None = lookup(codec)
         clock_hz = known.clock_rate_hz if known else None
@@ -240,7 +240,6 @@ class LegReports:
         """Take one packet in; what cannot be read is counted."""
         self.first_us = min(self.first_us, packet.at_us)
         self.last_us = max(self.last_us, packet.at_us)
-        self.addresses |= {(packet.src_ip, packet.src_port), (packet.dst_ip, packet.dst_port)}
         try:
             reports = parse(packet.payload)
         except RtcpError:

@@ -39,14 +39,14 @@ def gather(rows: Iterable[Row]) -> list[LegGroup]:
 
 
 def assess_legs(
-    group: LegGroup, present: set[str], codecs: Mapping[str, str], settings: QualitySettings, revision: int
+    group: LegGroup, codecs: Mapping[str, str], settings: QualitySettings, revision: int
 ) -> tuple[list[Row], list[Row]]:
     """Rows of `call_leg_state` and of `leg_quality_state`. The table's codec counts before that of the SDP."""
     legs: list[tuple[Row, Leg, str | None]] = []
     for row in group.rows:
         codec = row["codec"] or codecs.get(row["call_id"] or "")
         leg = parse_leg(
-            {name: row[column] for name, column in COLUMNS.items() if column in present},
+            {name: row[column] for name, column in COLUMNS.items()},
             leg="a",  # no race here: each leg writes for itself
             codec=codec or settings.assume_codec,
         )

@@ -75,6 +75,7 @@ class Refresher:
         self._position: dict[str, int] | None = None
         self._since: datetime | None = None
         self._cold = True
+        self._present: dict[str, set[str]] = {}  # source -> columns of media that it has
         self._revision = 0
         self._lock = threading.Lock()
 
@@ -88,7 +89,7 @@ class Refresher:
                 return self._pass(cursor)
             except BaseException:
                 self._book.clear()
-                self._position, self._cold = None, True
+                self._position, self._cold, self._present = None, True, {}
                 raise
 
     def _recall(self, cursor: duckdb.DuckDBPyConnection) -> None:
@@ -160,22 +161,36 @@ class Refresher:
         self, cursor: duckdb.DuckDBPyConnection, new: New, roots: set[str], done: Refreshed
     ) -> set[str]:
         names: set[str] = set()
-        present = facts.present_columns(cursor, "cdr") if new.end > new.first or roots else {}
+        if new.end == new.first and not roots:
+            return names
+        self._present = self._present or facts.present_columns(cursor, new.first)
         for part in _parts(new, _CDR_ROWS):
             rows = facts.new_cdrs(cursor, "cdr", part)
             done.cdr_rows += len(rows)
+            roots |= self._new_columns(cursor, rows)
             alone = part == new and new.first == 0  # there are no others that they could belong to
-            names |= self._write_calls(cursor, rows, set(), present, done, alone=alone)
+            names |= self._write_calls(cursor, rows, set(), done, alone=alone)
         if roots:
-            names |= self._write_calls(cursor, [], roots, present, done, alone=False)
+            names |= self._write_calls(cursor, [], roots, done, alone=False)
         return names
+
+    def _new_columns(self, cursor: duckdb.DuckDBPyConnection, rows: list[Row]) -> set[str]:
+        """A column that holds something for the first time exists: earlier rows of its source lack it, then. The
+        roots of their calls."""
+        roots: set[str] = set()
+        for source in {row["source"] for row in rows}:
+            known = self._present.setdefault(source, set())
+            found = cdr_calls.present_columns(row for row in rows if row["source"] == source)
+            if not found <= known:
+                roots |= {_root_of(unit) for unit in facts.units_of(cursor, source)}
+                known |= found
+        return roots
 
     def _write_calls(
         self,
         cursor: duckdb.DuckDBPyConnection,
         rows: list[Row],
         roots: set[str],
-        present: dict[str, set[str]],
         done: Refreshed,
         *,
         alone: bool,
@@ -201,7 +216,7 @@ class Refresher:
         for group in groups:
             call = cdr_calls.assess_call(
                 group,
-                present.get(group.source, set()),
+                self._present.get(group.source, set()),
                 codecs,
                 by_ssrc.of(group),
                 self._settings,
@@ -225,7 +240,6 @@ class Refresher:
         names: set[str] = set()
         if new.end == new.first and not roots:
             return names
-        present = facts.present_columns(cursor, "cdr_leg")
         for part in [*_parts(new, _CDR_ROWS), None]:
             rows = facts.new_cdrs(cursor, "cdr_leg", part) if part else []
             due = {(r["source"], r["linkedid"] or r["uniqueid"] or r["source_row"]) for r in rows}
@@ -234,9 +248,7 @@ class Refresher:
             codecs = _codecs(cursor, [row for group in groups for row in group.rows], ("call_id",))
             batch = _Batch()
             for group in groups:
-                ties, legs = leg_table.assess_legs(
-                    group, present.get(group.source, set()), codecs, self._settings, self._revision
-                )
+                ties, legs = leg_table.assess_legs(group, codecs, self._settings, self._revision)
                 batch.ties += ties
                 batch.legs += legs
             self._write(batch)
