@@ -1,18 +1,19 @@
-"""Fixtures to import: a store that has heard something, and ways to read it."""
+"""To import: the commands there are, a store that has heard something, and ways to read it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from recordings import DATA
 from tap import RunningTap, environment, ghost_call, hep3, hepduck, sip
 
-from pipeline.cli import main
+from pipeline.cli import app, main
 
 B = DATA / "kamailio" / "b.hep"
 B_CALL, B_REGISTER = "call-ae44999ea7ec4425b453@sip.test", "reg-7e3a3a4e186c4635bca3@sip.test"
@@ -20,6 +21,17 @@ HOSTILE_NAME = b"\x1b[31m"  # as long as `alice`
 HOSTILE_AGENT = "\x9b31m\u202eabc".encode()  # as long as `LinphoneSDK`
 STEERING_CALL = "steer\x1b[2J@sip.test"
 
+
+def commands(of: typer.Typer) -> Iterator[str]:
+    """`run`, `check` ..., `cdr import`: all commands of the command line."""
+    for command in of.registered_commands:
+        yield command.name or command.callback.__name__  # type: ignore[union-attr]
+    for group in of.registered_groups:
+        for name in commands(group.typer_instance):  # type: ignore[arg-type]
+            yield f"{group.typer_instance.info.name} {name}"  # type: ignore[union-attr]
+
+
+LISTED = list(commands(app))
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -78,13 +78,15 @@ class RunningTap:
         *options: str,
         listen: Sequence[str] = ("udp:127.0.0.1:0",),
         variables: dict[str, str] | None = None,
+        configuration: Path | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.store = folder / "store"
         self.log_file = folder / "tap.log"
         listeners = [word for spec in listen for word in ("-L", spec)]
-        self._argv = [*COMMAND, "run", "--no-config", "--store", str(self.store), *listeners, *options]
+        read = ["-f", str(configuration)] if configuration else ["--no-config"]
+        self._argv = [*COMMAND, "run", *read, "--store", str(self.store), *listeners, *options]
         self._environment = environment(**(variables or {}))
         self.process: subprocess.Popen[bytes] | None = None
 

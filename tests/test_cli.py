@@ -7,30 +7,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
-from filled import B_CALL, B, Run, filled_tap, read, run_in_process  # noqa: F401 - fixtures
+from filled import B_CALL, LISTED, B, Run, filled_tap, read, run_in_process  # noqa: F401 - fixtures
 from recordings import PATHS
 from tap import COMMAND, RunningTap, environment, hepduck
 
-from pipeline.cli import app
-
 README = (Path(__file__).parents[1] / "README.md").read_text()
-
-
-def commands(of: typer.Typer) -> Iterator[str]:
-    """`run`, `check` ..., `cdr import`: all commands of the command line."""
-    for command in of.registered_commands:
-        yield command.name or command.callback.__name__  # type: ignore[union-attr]
-    for group in of.registered_groups:
-        for name in commands(group.typer_instance):  # type: ignore[arg-type]
-            yield f"{group.typer_instance.info.name} {name}"  # type: ignore[union-attr]
-
-
-LISTED = list(commands(app))
 COMMANDS = {
     *("run", "check", "record", "status", "demo", "replay", "send"),
     *("findings", "tail", "call", "sql", "detectors", "actions"),
