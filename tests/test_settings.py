@@ -117,9 +117,9 @@ def test_check(tmp_path: Path) -> None:
     """A line for each thing that was looked at; exit code 2 when one is wrong."""
     good = hepduck("check", "--no-config", "--set", 'tap.listen=["udp:127.0.0.1:0"]', cwd=tmp_path)
     assert good.returncode == 0
-    assert [line.split()[:2] for line in good.stdout.splitlines()] == [
-        ["ok", f"{what}:"] for what in ("detectors", "actions", "listen", "store")
-    ]
+    looked_at = [line.split()[:2] for line in good.stdout.splitlines()]
+    assert {what for ok, what in looked_at if ok == "ok"} >= {"detectors:", "actions:", "listen:", "store:"}
+    assert {ok for ok, _ in looked_at} == {"ok"}
     assert "dry run" in good.stdout
     assert not (tmp_path / "hepduck-data").exists()
     (tmp_path / "file").touch()
@@ -130,9 +130,7 @@ def test_check(tmp_path: Path) -> None:
     )
     assert (bad.returncode, bad.stderr) == (2, "")
     rows = {row["what"]: row for row in map(json.loads, bad.stdout.splitlines())}
-    assert {what: row["ok"] for what, row in rows.items()} == {
-        "detectors": False, "actions": True, "listen": False, "store": False,
-    }  # fmt: skip
+    assert {what for what, row in rows.items() if not row["ok"]} == {"detectors", "listen", "store"}
     armed = hepduck(
         *("check", "--no-config", "--set", "actions.fake_call.enabled=true"),
         *("--set", "actions.fake_call.dry_run=false", "--set", 'tap.listen=["udp:127.0.0.1:0"]'),
