@@ -44,7 +44,7 @@ class Devices(BaseModel):
         description="regular expression; a device whose User-Agent matches is a push device",
     )
     push_providers: list[str] = Field(
-        ["apns", "apple"], description="RFC 8599 pn-provider (or legacy pn-type) that makes a push device"
+        ["apns"], description="RFC 8599 pn-provider that makes a push device; legacy pn-type=apple is apns"
     )
 
     @field_validator("user_agent")

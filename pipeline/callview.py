@@ -16,7 +16,7 @@ from pipeline.store.lake import Reader
 Row = dict[str, Any]
 
 _SECRET = re.compile(
-    rb"(?im)^((?:proxy-)?authorization|x-late-secret)([ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*"
+    rb"(?im)^((?:proxy-)?authorization|[\w-]*secret)([ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*"
 )
 _CRYPTO = re.compile(rb"(?m)^(a=crypto:\S+ \S+ )[^\r\n]*")
 

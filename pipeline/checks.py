@@ -14,6 +14,7 @@ from pipeline.assemble import actions_of, detectors_of
 from pipeline.engine.rules import check_rules
 from pipeline.errors import HepduckError, StoreError
 from pipeline.ingest.tap import Tap
+from pipeline.metrics import try_listen
 from pipeline.settings import Settings
 from pipeline.store.paths import StorePaths, writer_runs
 
@@ -34,6 +35,7 @@ def run_checks(settings: Settings) -> list[Check]:
         _try("detectors", lambda: _names(detectors_of(settings))),
         _try("actions", lambda: _actions(settings)),
         _try("listen", lambda: _listen(settings)),
+        _try("metrics", lambda: try_listen(settings.metrics)),
         _try("store", lambda: _store(settings.store.path)),
     ]
 

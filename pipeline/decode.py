@@ -78,11 +78,16 @@ class AgentSeen:
     trusted: bool = True
     changed: bool = True
 
+    @property
+    def name(self) -> str:
+        """`10.0.0.5/2001`, or the address alone where it sends no capture id."""
+        return self.agent_addr if self.agent_id is None else f"{self.agent_addr}/{self.agent_id}"
+
     def row(self, node: str, now_us: int) -> dict[str, Any]:
         """A row of table `agent`."""
         return {
             "node": node,
-            "agent": self.agent_addr if self.agent_id is None else f"{self.agent_addr}/{self.agent_id}",
+            "agent": self.name,
             "agent_id": self.agent_id,
             "agent_addr": self.agent_addr,
             "hep_versions": str(self.hep_version),

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from pipeline.engine.actions import OWN_TAG_PREFIX
+
 _GAP_CHARS_MIN, _GAP_CHARS_MAX = 24, 34
 _TIME_CHARS = 10
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
@@ -70,7 +72,7 @@ def build(
         if same in drawn:
             drawn[same].copies += 1
             continue
-        own = (row["from_tag"] or "").startswith("late-")
+        own = (row["from_tag"] or "").startswith(OWN_TAG_PREFIX)
         arrow = Arrow(row["ts"], src, dst, label, row["msg_id"], kind="own" if own else "message")
         drawn[same] = arrow
         ladder.steps.append(arrow)

@@ -4,7 +4,9 @@ hold a number, a Call-ID or an address."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -53,13 +55,9 @@ def serve(settings: MetricsSettings, service: Service) -> Callable[[], None]:
     """Serve `/metrics` where the settings say; returns what closes it. Raises ConfigError."""
     if not settings.listen:
         return lambda: None
-    host, _, port = settings.listen.rpartition(":")
     registry = CollectorRegistry()
     registry.register(_Collector(service))
-    try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"metrics.listen = {settings.listen!r}: {error}") from error
+    server, thread = _start(settings.listen, registry)
 
     def close() -> None:
         server.shutdown()
@@ -67,6 +65,25 @@ def serve(settings: MetricsSettings, service: Service) -> Callable[[], None]:
         thread.join()
 
     return close
+
+
+def try_listen(settings: MetricsSettings) -> str:
+    """Bind where the settings say, and let go again; what was tried. Raises ConfigError."""
+    if not settings.listen:
+        return "off"
+    server, thread = _start(settings.listen, CollectorRegistry())
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    return settings.listen
+
+
+def _start(listen: str, registry: CollectorRegistry) -> tuple[WSGIServer, Thread]:
+    host, _, port = listen.rpartition(":")
+    try:
+        return start_http_server(int(port), host.strip("[]"), registry)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"metrics.listen = {listen!r}: {error}") from error
 
 
 def _by_label(name: str, text: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:

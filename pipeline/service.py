@@ -15,11 +15,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
+import duckdb
 import structlog
 
 from pipeline.assemble import actions_of, detectors_of
@@ -29,15 +28,17 @@ from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
 from pipeline.engine.rows import at, call_row, finding_row, registration_row
 from pipeline.engine.rules import RuleRunner, check_rules
-from pipeline.errors import CaptureError
+from pipeline.errors import CaptureError, StoreError
 from pipeline.ingest.cdr.source import CdrSource
 from pipeline.ingest.queue import BatchQueue
 from pipeline.ingest.recordings import RecordingWriter
 from pipeline.ingest.tap import Tap
 from pipeline.jobs import Jobs
+from pipeline.outbox import Outbox
 from pipeline.quality.work import QualityWork
 from pipeline.settings import Settings
 from pipeline.status import Status, write_status
+from pipeline.store import upkeep
 from pipeline.store.cdrs import CdrStore
 from pipeline.store.ledger import Ledger
 from pipeline.store.paths import StorePaths
@@ -54,6 +55,10 @@ STATUS_S = 1.0
 AGENTS_S = 10.0
 HOLDS_S = 1.0  # a stop waits that long for findings that are still held
 REPORT_DUE = timedelta(minutes=1)  # how often it is looked whether the daily report is due
+STOP_FLUSH_S = 10.0
+MERGE_BELOW_BYTES = 16 << 20  # larger files are not written again for each small one that joins them
+LEDGER_KEPT_US = 7 * 86_400_000_000
+SKEW_WARNED_US = 5_000_000
 SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
 
 log = structlog.get_logger(__name__)
@@ -88,6 +93,7 @@ class Service:
         except BaseException:
             self.tap.stop()
             raise
+        self.outbox = Outbox(self.writer)
         self.decoder = Decoder(
             settings.node,
             self.engine.interest,
@@ -108,14 +114,12 @@ class Service:
             self.jobs.every(settings.quality.interval, "quality", self.quality.refresh)
         if settings.quality.report_dir is not None:
             self.jobs.every(REPORT_DUE, "quality report", self.quality.report)
+        if settings.store.merge_interval:
+            self.jobs.every(settings.store.merge_interval, "merge", self._merge)
+        self._skew_warned: set[str] = set()
         self._stop = threading.Event()
         self._started_us = now_us()
         self._findings: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()  # rows that the writer's queue had no room for
-        self._small: dict[str, list[dict[str, Any]]] = {}
-        self._small_lock = threading.Lock()
-        self._refused_rows = 0
-        self._handed_over = 0  # messages that the writer took
         self._handed_over_s = self._status_s = self._agents_s = time.monotonic()
         self._changed_calls: list[Call] = []
         self._minute: dict[str, int] = {}
@@ -129,6 +133,7 @@ class Service:
         gc.collect()
         gc.freeze()  # what stands now stays; collections look at calls and devices only
         gc.set_threshold(50_000, 20, 50)
+        self._settle_ledger()
         self.rules.start()
         self.tap.start()
         for warning in self.tap.warnings():
@@ -137,10 +142,22 @@ class Service:
         self.jobs.start()
         self._write_status("running")
 
+    def _settle_ledger(self) -> None:
+        """Say what became of attempts that a crash cut off: unknown, and never to be tried again."""
+        for attempt in self.ledger.unfinished():
+            log.warning("an action was cut off", attempt_id=attempt.attempt_id, call_id=attempt.call_id)
+            self.ledger.finish(attempt.attempt_id, "unknown", "cut off by a crash", [], now_us())
+        self.ledger.prune(now_us() - LEDGER_KEPT_US)
+
     def loop(self) -> None:
         """Decode and detect until `stop`; then drain what was received and close everything."""
-        while not self._stop.is_set():
-            self.step()
+        try:
+            while not self._stop.is_set():
+                self.step()
+        except BaseException:
+            log.exception("the loop failed")
+            self._close(drain=False)
+            raise
         self._close()
 
     def stop(self) -> None:
@@ -168,28 +185,11 @@ class Service:
     def _raise(self, finding: Finding) -> None:
         self.rules.submit(finding)
         self._findings[finding.kind] += 1
-        self._append("finding", [finding_row(finding, self.settings.node)])
+        self.outbox.add("finding", [finding_row(finding, self.settings.node)])
 
     def _record_attempt(self, row: dict[str, Any]) -> None:
         times = {name: at(row[name]) for name in ("started_at", "ended_at")}
-        self._append("action_attempt", [{**row, **times, "node": self.settings.node}])
-
-    def _append(self, table: str, rows: list[dict[str, Any]]) -> None:
-        """Keep small rows until the next hand-over; also called from the rules' thread."""
-        with self._small_lock:
-            self._small.setdefault(table, []).extend(rows)
-
-    def _hand_over_small(self) -> None:
-        with self._small_lock:
-            small, self._small = self._small, {}
-        for table, rows in small.items():
-            self.writer.append(table, rows).add_done_callback(partial(self._appended, table, len(rows)))
-
-    def _appended(self, table: str, rows: int, done: Future[None]) -> None:
-        error = done.exception()
-        if error is not None:
-            self._refused[table] += rows
-            log.error("rows not stored", table=table, rows=rows, error=str(error))
+        self.outbox.add("action_attempt", [{**row, **times, "node": self.settings.node}])
 
     # -- rows ------------------------------------------------------------------------------------------
 
@@ -214,32 +214,33 @@ class Service:
             self._write_status("running")
 
     def _hand_over(self) -> None:
-        for table, rows in self.decoder.take().items():
-            if self.writer.put(table, rows):
-                self._handed_over += rows.num_rows
-            else:
-                self._refused_rows += rows.num_rows
-                self._refused[table] += rows.num_rows
-        self._hand_over_small()
+        self.outbox.put(self.decoder.take())
+        self.outbox.flush()
 
     def _hand_over_states(self, at_once: int = STATES_AT_ONCE) -> None:
         """Rows of calls and registrations that changed, some at a time; what changes meanwhile is coalesced."""
         state, node = self.engine.state, self.settings.node
         if self._changed_calls:
             some = [self._changed_calls.pop() for _ in range(min(at_once, len(self._changed_calls)))]
-            self._append("call", [call_row(call, node, now_us()) for call in some])
+            self.outbox.add("call", [call_row(call, node, now_us()) for call in some])
         if state.registered:
             some_registered, state.registered = state.registered[:at_once], state.registered[at_once:]
-            self._append("registration", [registration_row(r, event, node) for r, event in some_registered])
+            self.outbox.add(
+                "registration", [registration_row(r, event, node) for r, event in some_registered]
+            )
 
     def _note_changed_calls(self) -> None:
         self._changed_calls += self.engine.state.changed_calls.values()
         self.engine.state.changed_calls.clear()
 
     def _hand_over_agents(self) -> None:
-        agents = [agent.row(self.settings.node, now_us()) for agent in self.decoder.agents()]
-        if agents:
-            self._append("agent", agents)
+        heard = self.decoder.agents()
+        for agent in heard:
+            if abs(agent.skew_us) > SKEW_WARNED_US and agent.name not in self._skew_warned:
+                self._skew_warned.add(agent.name)
+                log.warning("a capture agent's clock is off", agent=agent.name, behind_s=agent.skew_us / 1e6)
+        if heard:
+            self.outbox.add("agent", [agent.row(self.settings.node, now_us()) for agent in heard])
         self._count_minute()
 
     def _count_minute(self) -> None:
@@ -252,10 +253,20 @@ class Service:
             minute_us = now_us() // 60_000_000 * 60_000_000
             shed = {n.removeprefix("shed:"): c for n, c in gained.items() if n.startswith("shed:") and c}
             plain = {name: gained[name] for name in ("received", "stored", "rejected")}
-            self._append(
+            self.outbox.add(
                 "ingest_minute",
                 [{"minute": at(minute_us), "node": self.settings.node, "shed": shed, **plain}],
             )
+
+    def _merge(self) -> None:
+        """Small files slow readers: join them, and delete those that no reader can still use."""
+        try:
+            self.writer.merge(MERGE_BELOW_BYTES)
+            with contextlib.closing(self.writer.cursor()) as cursor:
+                upkeep.expire(cursor)
+                upkeep.clean_up(cursor)
+        except (duckdb.Error, OSError, StoreError) as error:
+            log.warning("merge failed, will be tried again", error=str(error))
 
     # -- status ----------------------------------------------------------------------------------------
 
@@ -275,7 +286,7 @@ class Service:
         dropped = {
             "kernel": kernel_dropped,
             "queue_full": queue["queue_full"],
-            "store_queue_full": self._refused_rows,
+            "store_queue_full": self.outbox.refused_messages,
             "store_gave_up": lost,
         }
         return Status(
@@ -295,7 +306,7 @@ class Service:
             rejected=rejected.total(),
             rejected_by_reason=dict(rejected),
             dropped_by_reason=dropped,
-            queued=queue["depth"] + self.decoder.pending + self._handed_over - stored - lost,
+            queued=queue["depth"] + self.decoder.pending + self.outbox.handed_over - stored - lost,
             weird=dict(self.decoder.counts.weird),
             defects=dict(self.decoder.counts.defects),
             findings=dict(self._findings),
@@ -303,7 +314,8 @@ class Service:
                 {"action": action, "outcome": outcome, "dry_run": dry_run, "count": count}
                 for (action, outcome, dry_run), count in self.rules.counts().outcomes.items()
             ],
-            rows_refused=dict(self._refused),
+            rules_dropped=self.rules.counts().dropped,
+            rows_refused=dict(self.outbox.refused),
             detectors_off=self.engine.switched_off,
             own_messages=self.engine.own_messages,
             evicted=dict(self.engine.state.evicted),
@@ -341,26 +353,37 @@ class Service:
             with contextlib.suppress(OSError):
                 recording.close()
 
-    def _close(self) -> None:
+    def _close(self, *, drain: bool = True) -> None:
         log.info("stopping", queued=self.queue.depth)
         for source in self.cdr_sources:
             source.stop()
         self._cdr_store.close()
         self.jobs.stop()
-        give_up_s = time.monotonic() + HOLDS_S
-        while self.engine.holding and time.monotonic() < give_up_s:
-            self.step()  # with the tap still open: what spares a held phone its call may yet come
-        if self.engine.holding:
-            log.warning("findings still held were given up", held=self.engine.holding)
+        if drain:
+            self._await_holds()
         self.tap.stop()
-        while self.queue.depth:
+        while drain and self.queue.depth:
             self.step()
         self.rules.stop()
         self._note_changed_calls()
         self._hand_over_states(sys.maxsize)
-        self._hand_over_agents()
         self._hand_over()
+        with contextlib.suppress(
+            StoreError, TimeoutError
+        ):  # `stop` below tries longer, and says what is lost
+            self.writer.flush(STOP_FLUSH_S)
+        self._hand_over_agents()  # with the minute's last counts
+        self.outbox.flush()
         self.writer.stop()
         self.ledger.close()
         self._write_status("stopped")
         log.info("stopped")
+
+    def _await_holds(self) -> None:
+        """Let findings that are held come to their end, with the tap still open: what spares a phone its call
+        may yet come."""
+        give_up_s = time.monotonic() + HOLDS_S
+        while self.engine.holding and time.monotonic() < give_up_s:
+            self.step()
+        if self.engine.holding:
+            log.warning("findings still held were given up", held=self.engine.holding)

@@ -13,11 +13,13 @@ import os
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.durations import Duration
 from pipeline.engine.rules import RulesSettings
 from pipeline.engine.state import StateSettings
 from pipeline.errors import ConfigError
@@ -36,6 +38,7 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: Path = Field(Path("hepduck-data"), description="folder of the store")
+    merge_interval: Duration = Field(timedelta(minutes=1), description='join small files; "0s": never')
     writer: WriterSettings = Field(default_factory=WriterSettings, description="how it is written")
 
 

@@ -13,6 +13,11 @@ from pipeline.errors import StoreError
 from pipeline.store.paths import StorePaths, writer_runs
 
 STATUS_FILE = "status.json"
+_ODD_COUNTERS = {
+    "skipped_bytes": "bytes of garbage skipped",
+    "receive_errors": "receive errors",
+    "no_descriptors": "times out of file descriptors",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Status:
     defects: dict[str, int]  # what was mended in messages that are stored as `sip`, `rtcp`, `log`
     findings: dict[str, int]
     actions: list[dict[str, Any]]
+    rules_dropped: int  # findings that found the rules' backlog full
     rows_refused: dict[str, int]
     detectors_off: list[str]
     own_messages: int
@@ -113,12 +119,20 @@ def as_text(status: dict[str, Any]) -> str:
             lines.append(f"{name:<10} {told}")
     for address, counters in status["listeners"].items():
         open_ = f", {counters['connections']} connections" if not address.startswith("udp") else ""
-        lines.append(f"listening  {address}: {counters['received']} datagrams{open_}")
+        odd = "".join(
+            f", {counters[name]} {word}" for name, word in _ODD_COUNTERS.items() if counters.get(name)
+        )
+        lines.append(f"listening  {address}: {counters['received']} datagrams{open_}{odd}")
     found = ", ".join(f"{count} {kind}" for kind, count in status["findings"].items()) or "none"
     lines.append(f"findings   {found}")
     for row in status["actions"]:
         how = " (dry run)" if row["dry_run"] else ""
         lines.append(f"action     {row['action']}{how}: {row['count']} {row['outcome']}")
+    if status["rules_dropped"]:
+        lines.append(f"rules      {status['rules_dropped']} findings dropped: the backlog was full")
+    evicted = ", ".join(f"{count} {kind}s" for kind, count in status["evicted"].items() if count)
+    if evicted:
+        lines.append(f"forgotten  {evicted}, to stay within [engine]'s bounds")
     if status["detectors_off"]:
         lines.append(f"detectors  SWITCHED OFF after failures: {', '.join(status['detectors_off'])}")
     quality = status["quality"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -67,6 +68,7 @@ def run(
 
     settings, _ = opt.settings_of(config, no_config, store, set_, _extra(listen, level))
     configure(settings.log)
+    os.umask(0o077)  # messages are nobody else's business, also where the folder is not ours
     writer = RecordingWriter(record_to) if record_to is not None else None
     service = Service(settings, record_to=writer)
     for number in (signal.SIGTERM, signal.SIGINT):
