@@ -18,6 +18,9 @@ _EPOCH_NAIVE = datetime(1970, 1, 1)  # noqa: DTZ001  as cdr_adaptive_odbc writes
 _NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _UNIQUEID = re.compile(r"(?:.*-)?(\d{9,10})\.\d+")  # [systemname-]epoch.N
 _MAX_BIGINT = 2**63 - 1
+
+Converter = Callable[[Any], Any]  # what each of the functions below is
+
 # What Asterisk's JSON and MariaDB make of a backslash and a letter inside a Call-ID (RFC 3261 `word`).
 _UNESCAPED = str.maketrans({"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"})
 
@@ -158,10 +161,9 @@ def in_utc(time: datetime, zone: ZoneInfo, epoch_s: int | None) -> datetime:
     """
     if time.tzinfo is not None:
         return time.astimezone(UTC)
+    if zone.key == "UTC":
+        return time.replace(tzinfo=UTC)
     first, second = (time.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     if first < second and epoch_s is not None and first.timestamp() < epoch_s - 60:
         return second
     return first
-
-
-Converter = Callable[[Any], Any]
