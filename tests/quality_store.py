@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 from asterisk_recordings import rows, unpacked
 from store_rows import QUIET
 
@@ -48,25 +50,19 @@ class Store:
         """As after a stop: nothing is remembered but what is stored."""
         self.refresher = Refresher(self.writer, self.settings)
 
-    def hear(self, session: str, *, only: set[int] | None = None) -> None:
-        """Everything that Asterisk sent over HEP (`only` these HEP types), as the running tap takes it in."""
-        self.hear_datagrams(list(datagrams(session, only)))
+    def hear(self, session: str, *, only: int | None = None) -> None:
+        """Everything that Asterisk sent over HEP (or `only` that HEP type), as the running tap takes it in."""
+        self._put(_decoded(session, only))
 
     def hear_datagrams(self, heard: list[Datagram]) -> None:
-        engine = Engine([], None)
-        decoder = Decoder(TAP, engine.interest, last_msg_id=self.writer.last_msg_id)
-        calls: dict[str, Row] = {}
-        for datagram in heard:
-            events = decoder.decode([datagram])
-            engine.handle(events, datagram.arrival_us)
-            for call in engine.state.changed_calls.values():
-                calls[call.call_id] = call_row(call, TAP, datagram.arrival_us)
-            engine.state.changed_calls.clear()
-        for table, batch in decoder.take().items():
+        """The same with datagrams of one's own."""
+        self._put(_decode(heard))
+
+    def _put(self, decoded: _Decoded) -> None:
+        for table, batch in decoded.tables.items():
             assert self.writer.put(table, batch)
-        agents = [agent.row(TAP, heard[-1].arrival_us) for agent in decoder.agents()]
-        self.writer.append("agent", agents)
-        self.writer.append("call", list(calls.values()))
+        self.writer.append("agent", decoded.agents)
+        self.writer.append("call", decoded.calls)
         self.writer.flush()
 
     def add(self, table: str, added: list[Row]) -> None:
@@ -85,7 +81,31 @@ def new_store(path: Path, settings: QualitySettings | None = None) -> Iterator[S
         store.writer.stop()
 
 
-def datagrams(session: str, only: set[int] | None = None) -> Iterator[Datagram]:
+class _Decoded(NamedTuple):
+    tables: dict[str, pa.Table]
+    agents: list[Row]
+    calls: list[Row]
+
+
+def _decode(heard: list[Datagram]) -> _Decoded:
+    engine = Engine([], None)
+    decoder = Decoder(TAP, engine.interest)
+    calls: dict[str, Row] = {}
+    for datagram in heard:
+        engine.handle(decoder.decode([datagram]), datagram.arrival_us)
+        for call in engine.state.changed_calls.values():
+            calls[call.call_id] = call_row(call, TAP, datagram.arrival_us)
+        engine.state.changed_calls.clear()
+    agents = [agent.row(TAP, heard[-1].arrival_us) for agent in decoder.agents()]
+    return _Decoded(decoder.take(), agents, list(calls.values()))
+
+
+@lru_cache
+def _decoded(session: str, only: int | None) -> _Decoded:
+    return _decode(list(datagrams(session, only)))
+
+
+def datagrams(session: str, only: int | None = None) -> Iterator[Datagram]:
     """What the session sent, arriving now."""
     now_us = time.time_ns() // 1000
     data, at = unpacked(session, "hep.bin"), 0
@@ -94,7 +114,7 @@ def datagrams(session: str, only: set[int] | None = None) -> Iterator[Datagram]:
         payload = data[at + 4 : at + 4 + size]
         at += 4 + size
         (packet,) = decode(payload)
-        if only is None or packet.protocol_type in only:
+        if only is None or packet.protocol_type == only:
             yield Datagram(now_us, AGENT, 9060, "udp", True, payload)
 
 

@@ -29,7 +29,7 @@ GROUPINGS: Final = tuple(_KEYS)
 # Leg A's User-Agent is on its INVITE; leg B's is on the replies to the INVITE that the switch sent it.
 _USER_AGENTS: Final = """
     LEFT JOIN (
-        SELECT call_id, leg, arg_max(user_agent, ts) AS user_agent FROM (
+        SELECT call_id, leg, arg_min(user_agent, ts) AS user_agent FROM (
             SELECT call_id, 'a' AS leg, user_agent, ts FROM sip
             WHERE method = 'INVITE' AND status IS NULL AND user_agent IS NOT NULL
                 AND ($since IS NULL OR ts >= $since::TIMESTAMPTZ - INTERVAL 12 HOUR)
