@@ -63,16 +63,19 @@ def filled_tap(tmp_path_factory: pytest.TempPathFactory) -> RunningTap:
     return tap
 
 
-def read(tap: RunningTap, *arguments: object) -> str:
+def read(tap: RunningTap, *arguments: object, run: Run = hepduck) -> str:
     """What a reading command says on stdout; it must succeed in silence."""
-    done = hepduck(*arguments, "--store", tap.store, cwd=tap.folder)
+    done = run(*arguments, "--store", tap.store, cwd=tap.folder)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
 
 @pytest.fixture(name="run_here")
-def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Runs a command in this process, through its entry point: a second saved each, where there are many."""
+    monkeypatch.setattr("pipeline.logs.configure", lambda _settings: None)  # it would outlive the test
+    umask = os.umask(0o022)
+    os.umask(umask)
 
     def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         argv = ["hepduck", *map(str, words)]
@@ -80,9 +83,11 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         monkeypatch.setattr(sys, "argv", argv)
         for name in set(os.environ) - set(environment()):
             monkeypatch.delenv(name)
+        capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
         return subprocess.CompletedProcess(argv, int(ended.value.code or 0), out, err)
 
-    return run
+    yield run
+    os.umask(umask)

@@ -29,8 +29,8 @@ KAMAILIO = DATA / "kamailio"
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def test_findings(filled: RunningTap) -> None:
-    rows = [json.loads(line) for line in read(filled, "findings", "--json").splitlines()]
+def test_findings(filled: RunningTap, run_here: Run) -> None:
+    rows = [json.loads(line) for line in read(filled, "findings", "--json", run=run_here).splitlines()]
     assert len(rows) == 2
     (b,) = [row for row in rows if row["call_id"] == B_CALL]
     label = load("b").label["expected"][0]
@@ -39,21 +39,21 @@ def test_findings(filled: RunningTap) -> None:
     assert datetime.fromisoformat(b["ts"]).utcoffset() is not None
     assert b["late_ms"] == pytest.approx(1628.4, abs=0.1)  # 3.136288 - 1.507889 s, by tshark
 
-    table = read(filled, "findings").splitlines()
+    table = read(filled, "findings", run=run_here).splitlines()
     assert table[0].split() == "ts kind aor target outcome late_ms call_id trusted".split()
     assert len(table) == 3
-    cells = list(csv.DictReader(io.StringIO(read(filled, "findings", "--csv"))))
+    cells = list(csv.DictReader(io.StringIO(read(filled, "findings", "--csv", run=run_here))))
     assert {cell["call_id"] for cell in cells} == {B_CALL, call_id_of("eve")}
-    assert read(filled, "findings", "--json", "--limit", 1).count("\n") == 1
-    assert read(filled, "findings", "--json", "--kind", "nothing") == ""
-    assert read(filled, "findings", "--json", "--since", "2100-01-01") == ""
-    assert read(filled, "findings", "--json", "--since", "36500d").count("\n") == 2
+    assert read(filled, "findings", "--json", "--limit", 1, run=run_here).count("\n") == 1
+    assert read(filled, "findings", "--json", "--kind", "nothing", run=run_here) == ""
+    assert read(filled, "findings", "--json", "--since", "2100-01-01", run=run_here) == ""
+    assert read(filled, "findings", "--json", "--since", "36500d", run=run_here).count("\n") == 2
 
 
-def test_tail(filled: RunningTap) -> None:
-    lines = read(filled, "tail").splitlines()
+def test_tail(filled: RunningTap, run_here: Run) -> None:
+    lines = read(filled, "tail", run=run_here).splitlines()
     assert len(lines) == 20
-    rows = [json.loads(line) for line in read(filled, "tail", "-n", 100, "--json").splitlines()]
+    rows = [json.loads(line) for line in read(filled, "tail", "-n", 100, "--json", run=run_here).splitlines()]
     assert len(rows) == 29
     ids = [row["msg_id"] for row in rows]
     assert ids == sorted(set(ids))
@@ -84,22 +84,21 @@ def test_tail_follows(tmp_path: Path) -> None:
         assert process.wait(30) in (0, 1)
 
 
-def test_sql(filled: RunningTap) -> None:
-    query = "SELECT method, count(*) AS n, sum(payload_bytes) > 0 AS big FROM sip GROUP BY 1 ORDER BY 1"
-    rows = [json.loads(line) for line in read(filled, "sql", query, "--json").splitlines()]
-    assert {row["method"]: row["n"] for row in rows} == {
+def test_sql(filled: RunningTap, run_here: Run) -> None:
+    def sql(query: str, *form: str) -> str:
+        return read(filled, "sql", query, *form, run=run_here)
+
+    methods = sql("SELECT method, count(*) AS n FROM sip GROUP BY 1", "--json").splitlines()
+    assert {row["method"]: row["n"] for row in map(json.loads, methods)} == {
         "ACK": 2 * 3, "CANCEL": 2 * 2, "INVITE": 2 * 5, "OPTIONS": 1, "REGISTER": 2 * 4,
     }  # fmt: skip
-    assert read(filled, "sql", "SELECT sum(n) AS n FROM (VALUES (1), (2)) AS x(n)", "--json") == '{"n": 3}\n'
-    assert read(filled, "sql", "SELECT 1 AS one, NULL AS none, 'ü' AS text", "--json") == (
-        '{"one": 1, "none": null, "text": "ü"}\n'
-    )
-    assert read(filled, "sql", "SELECT 1 AS one, NULL AS none, '+1' AS text", "--csv") == (
-        "one,none,text\n1,,'+1\n"
-    )
-    assert read(filled, "sql", "SELECT 1 AS one, NULL AS none").split() == ["one", "none", "1", "-"]
-    assert {"sip", "finding", "call", "weird"} <= set(read(filled, "sql").split())
-    assert read(filled, "sql", "WITH x AS (FROM weird) SELECT kind FROM x", "--csv") == "kind\nhep_short\n"
+    row = "SELECT 1 AS one, NULL AS none, 'ü' AS text, sum(n) AS sum FROM (VALUES (1), (2)) AS numbers(n)"
+    assert sql(row, "--json") == '{"one": 1, "none": null, "text": "ü", "sum": 3}\n'
+    assert sql(row, "--csv") == "one,none,text,sum\n1,,ü,3\n"
+    assert sql(row).split() == ["one", "none", "text", "sum", "1", "-", "ü", "3"]
+    assert sql("SELECT '+1' AS number", "--csv") == "number\n'+1\n"  # no formula for a spreadsheet
+    assert sql("WITH x AS (FROM weird) SELECT kind FROM x", "--csv") == "kind\nhep_short\n"
+    assert {"sip", "finding", "call", "weird"} <= set(read(filled, "sql", run=run_here).split())
 
 
 # -- one call -------------------------------------------------------------------------------------------
@@ -212,14 +211,14 @@ def test_call_that_was_answered(tmp_path: Path) -> None:
     assert "3.491 !! GHOST CALL" in notes[0]
 
 
-def test_raw_messages_without_credentials(filled: RunningTap) -> None:
+def test_raw_messages_without_credentials(filled: RunningTap, run_here: Run) -> None:
     """As on the wire; digests hidden, in the JSON form too."""
-    raw = read(filled, "call", B_CALL, "--raw")
+    raw = read(filled, "call", B_CALL, "--raw", run=run_here)
     assert raw.count("\n--- ") + raw.startswith("--- ") == 12
     assert "INVITE sip:bob@sip.test SIP/2.0\nVia: SIP/2.0/UDP 127.0.0.11:24940;rport;branch=" in raw
     assert "\nProxy-Authorization: ***\n" in raw
     assert "\nAuthorization: ***\n" in raw
-    as_json = read(filled, "call", B_CALL, "--json")
+    as_json = read(filled, "call", B_CALL, "--json", run=run_here)
     shown = json.loads(as_json)
     assert shown["call"]["outcome"] == "canceled"
     assert len(shown["messages"]) == 12

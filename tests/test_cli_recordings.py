@@ -7,12 +7,11 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filled import B_CALL, B
+from filled import B_CALL, B, Run, run_in_process  # noqa: F401 - a fixture
 from recordings import ALIASES, ALL_OUTCOMES, DATA, PATHS, Owed, load
 from tap import COMMAND, environment, hepduck
 
@@ -21,8 +20,8 @@ from pipeline.ingest.recordings import read_recording
 KAMAILIO = DATA / "kamailio"
 
 
-def replayed(*arguments: object, cwd: Path) -> list[dict[str, Any]]:
-    done = hepduck("replay", *arguments, "--json", "--no-config", cwd=cwd)
+def replayed(*arguments: object, cwd: Path, run: Run = hepduck) -> list[dict[str, Any]]:
+    done = run("replay", *arguments, "--json", "--no-config", cwd=cwd)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -37,30 +36,29 @@ SET_ALIASES = ("--set", f"detectors.late_register.aliases={json.dumps(ALIASES)}"
 SET_ALL_OUTCOMES = ("--set", f"detectors.late_register.outcomes={json.dumps(ALL_OUTCOMES)}")
 
 
-def test_replay_finds_what_the_labels_say(tmp_path: Path) -> None:
-    names = [path.stem for path in sorted(KAMAILIO.glob("*.hep"))]
-    with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda name: replayed(PATHS[name], *SET_ALIASES, cwd=tmp_path), names))
-    for name, findings in zip(names, runs, strict=True):
-        due, found = Counter(load(name).expected), owed(findings)
-        assert not due - found, f"{name}: missing"
-        assert not found - due - Counter(load(name).tolerated), f"{name}: not owed"
+@pytest.mark.parametrize("name", [path.stem for path in sorted(KAMAILIO.glob("*.hep"))])
+def test_replay_finds_what_the_label_says(name: str, tmp_path: Path, run_here: Run) -> None:
+    due = Counter(load(name).expected)
+    found = owed(replayed(PATHS[name], *SET_ALIASES, cwd=tmp_path, run=run_here))
+    assert not due - found, "missing"
+    assert not found - due - Counter(load(name).tolerated), "not owed"
 
 
 @pytest.mark.parametrize("name", ["k1", "k3"])
-def test_replay_with_other_outcomes(name: str, tmp_path: Path) -> None:
-    assert replayed(PATHS[name], cwd=tmp_path) == []
-    findings = replayed(PATHS[name], *SET_ALL_OUTCOMES, cwd=tmp_path)
+def test_replay_with_other_outcomes(name: str, tmp_path: Path, run_here: Run) -> None:
+    assert replayed(PATHS[name], cwd=tmp_path, run=run_here) == []
+    findings = replayed(PATHS[name], *SET_ALL_OUTCOMES, cwd=tmp_path, run=run_here)
     assert owed(findings) == Counter(load(name).expected_extended)
 
 
-def test_replay_shuffled(tmp_path: Path) -> None:
+def test_replay_shuffled(tmp_path: Path, run_here: Run) -> None:
     """The same seed is the same order; the order changes no finding; speed changes nothing at all."""
     plain = replayed(B, cwd=tmp_path)
-    runs = [replayed(B, "--shuffle-ms", 20, "--seed", seed, cwd=tmp_path) for seed in (1, 1, 2)]
+    how = {"cwd": tmp_path, "run": run_here}
+    runs = [replayed(B, "--shuffle-ms", 20, "--seed", seed, **how) for seed in (1, 1, 2)]
     assert runs[0] == runs[1]
     assert owed(runs[0]) == owed(runs[2]) == owed(plain) == Counter(load("b").expected)
-    assert replayed(B, "--speed", "20x", cwd=tmp_path) == plain
+    assert replayed(B, "--speed", "20x", **how) == plain
 
 
 def test_replay_of_several_files(tmp_path: Path) -> None:
@@ -68,15 +66,15 @@ def test_replay_of_several_files(tmp_path: Path) -> None:
     assert owed(findings) == Counter(load("b").expected + load("o").expected)
 
 
-def test_findings_as_exit_code(tmp_path: Path) -> None:
+def test_findings_as_exit_code(tmp_path: Path, run_here: Run) -> None:
     """Only when asked for; in words on stdout, the sum on stderr."""
     done = hepduck("replay", B, "--no-config", "--fail-on-findings", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (3, "1 finding\n")
     (line,) = done.stdout.splitlines()
     for word in ("sip:bob@sip.test", "127.0.0.21:20427", B_CALL, "canceled"):
         assert word in line
-    assert hepduck("replay", B, "--no-config", cwd=tmp_path).returncode == 0
-    none = hepduck("replay", KAMAILIO / "a.hep", "--no-config", "--fail-on-findings", cwd=tmp_path)
+    assert run_here("replay", B, "--no-config", cwd=tmp_path).returncode == 0
+    none = run_here("replay", KAMAILIO / "a.hep", "--no-config", "--fail-on-findings", cwd=tmp_path)
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "0 findings\n")
 
 

@@ -44,7 +44,7 @@ def test_twenty_kills(tmp_path: Path) -> None:
     rng = random.Random(20)
     tap = RunningTap(
         tmp_path,
-        "--set=store.writer.flush_interval=50ms",  # so that most kills hit a commit
+        "--set=store.writer.flush_interval=100ms",  # so that most kills hit a commit
         listen=[f"udp:127.0.0.1:{port}"],
     )
     stored_in_all, before = 0, 0
