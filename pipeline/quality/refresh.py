@@ -34,7 +34,7 @@ from pipeline.store.writer import Writer
 _TABLES: Final = ("sip", "rtcp", "call_state", "cdr", "cdr_leg")
 _LATE: Final = timedelta(hours=1)  # rows are committed within that of their arrival
 _RTCP_ROWS: Final = 100_000  # at once
-_CDR_ROWS: Final = 20_000
+_CDR_ROWS: Final = 10_000
 
 log = structlog.get_logger(__name__)
 
