@@ -71,8 +71,7 @@ def figures(
         SELECT $by AS by, coalesce({_KEYS[by]}, '-') AS key, count(DISTINCT coalesce(l.call_id, l.unit)) AS calls,
             count(l.r_factor) AS rated, count(*) - count(l.r_factor) AS unrated,
             100.0 * count(*) FILTER (l.grounded) / nullif(count(l.r_factor), 0) AS grounded_pct, {spread}
-        FROM leg_quality_best l {joined}
-        WHERE ($since IS NULL OR l.ts >= $since) AND ($until IS NULL OR l.ts < $until)
+        FROM leg_quality_best($since, $until, NULL) l {joined}
         GROUP BY key ORDER BY {"key" if by == "hour" else "r_p5 NULLS LAST, key"}"""
     given: Row = {"by": by, "since": since, "until": until}
     if by == "hour":
@@ -93,10 +92,9 @@ def worst(
         SELECT l.ts, l.call_id, l.leg, l.direction, l.r_factor, coalesce(l.mos_cq, l.mos_lq) AS mos, l.mos_method,
             l.loss_pct, l.jitter_ms, l.rtt_ms, l.codec, coalesce(l.endpoint, l.peer_ip) AS trunk,
             date_diff('millisecond', l.ts, l.end_ts) / 1000 AS seconds, l.packets, l.grounded, l.flags, l.source
-        FROM leg_quality_best l
+        FROM leg_quality_best($since, $until, NULL) l
         WHERE l.r_factor IS NOT NULL AND (l.grounded OR l.codec IS NULL)
             AND (l.reports >= 2 OR coalesce(l.packets, 0) + greatest(coalesce(l.lost, 0), 0) >= $enough)
-            AND ($since IS NULL OR l.ts >= $since) AND ($until IS NULL OR l.ts < $until)
         ORDER BY l.r_factor, l.ts DESC, l.call_id, l.leg, l.direction LIMIT $limit"""
     given = {"since": since, "until": until, "limit": limit, "enough": ENOUGH_PACKETS}
     found = rows_of(source, sql, given)
@@ -144,7 +142,7 @@ def join_counts(source: Source, *, since: datetime | None = None, until: datetim
     """How many calls are joined, and how many are not and why: what, reason, calls."""
     sql = """
         SELECT * FROM (
-            SELECT 'joined' AS what, NULL AS reason, count(*) AS calls FROM call_quality
+            SELECT 'joined' AS what, NULL AS reason, count(*) AS calls FROM call_join
             WHERE in_sip AND in_cdr AND ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)
             UNION ALL
             SELECT 'CDR without SIP', reason, count(*) FROM cdr_unjoined

@@ -122,30 +122,52 @@ CREATE VIEW call_leg AS
 -- does not; who was not disturbed (truncated_b, clamped, seq_restart, opus_clock) before who was; the table of legs
 -- before the CDR before the reports; then who counted more packets. A leg of a CDR that has no Call-ID of its own
 -- is taken for the only one that has. One Call-ID used again after a pause of a minute is another leg.
-CREATE VIEW leg_quality_best AS
-    SELECT * EXCLUDE (alone, pauses, one_of) FROM (
+--
+-- leg_quality_best(since, until, call) takes the legs that began in [since, until) and those of one call only, each
+-- NULL for all, without a look at the others: sources of one leg do not differ by an hour. Most legs have one
+-- source, so the sorting is done for the others only.
+CREATE MACRO leg_quality_best(since, until, call) AS TABLE
+    WITH told AS NOT MATERIALIZED (
+        SELECT *, coalesce(call_id, unit) AS of_call FROM leg_quality
+        WHERE (since::TIMESTAMPTZ IS NULL OR ts >= since::TIMESTAMPTZ - INTERVAL 1 HOUR)
+            AND (until::TIMESTAMPTZ IS NULL OR ts < until::TIMESTAMPTZ + INTERVAL 1 HOUR)
+            AND (call::VARCHAR IS NULL OR call_id = call::VARCHAR)
+    ),
+    several AS NOT MATERIALIZED (
+        SELECT of_call, leg, direction FROM told GROUP BY ALL HAVING count(*) > 1
+    ),
+    in_time AS NOT MATERIALIZED (
+        SELECT *, coalesce(ts > max(end_ts) OVER before + INTERVAL 1 MINUTE, false)::INTEGER AS pause
+        FROM told SEMI JOIN several USING (of_call, leg, direction)
+        WINDOW before AS (PARTITION BY of_call, leg, direction ORDER BY ts
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    ),
+    uses AS NOT MATERIALIZED (
+        SELECT *, sum(pause) OVER (PARTITION BY of_call, leg, direction ORDER BY ts) AS pauses FROM in_time
+    ),
+    named AS NOT MATERIALIZED (
         SELECT *, coalesce(leg_call_id, CASE WHEN min(leg_call_id) OVER same = max(leg_call_id) OVER same
-            THEN min(leg_call_id) OVER same END, unit) AS one_of
-        FROM (
-            SELECT * EXCLUDE (pause), sum(pause) OVER in_time AS pauses
-            FROM (
-                SELECT *, CASE WHEN call_id IS NULL THEN unit END AS alone,
-                    coalesce(ts > max(end_ts) OVER (PARTITION BY call_id, CASE WHEN call_id IS NULL THEN unit END,
-                        leg, direction ORDER BY ts ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-                        + INTERVAL 1 MINUTE, false)::INTEGER AS pause
-                FROM leg_quality
-            )
-            WINDOW in_time AS (PARTITION BY call_id, alone, leg, direction ORDER BY ts)
-        )
-        WINDOW same AS (PARTITION BY call_id, alone, leg, direction, pauses)
+            THEN min(leg_call_id) OVER same END, unit) AS one_leg
+        FROM uses WINDOW same AS (PARTITION BY of_call, leg, direction, pauses)
+    ),
+    best AS NOT MATERIALIZED (
+        SELECT * EXCLUDE (of_call) FROM told ANTI JOIN several USING (of_call, leg, direction)
+        UNION ALL BY NAME
+        SELECT * EXCLUDE (of_call, pause, pauses, one_leg) FROM named
+        QUALIFY row_number() OVER (PARTITION BY of_call, leg, direction, pauses, one_leg
+            ORDER BY loss_pct IS NULL, regexp_matches(flags, 'truncated_b|clamped|seq_restart|opus_clock'),
+                CASE source WHEN 'leg table' THEN 0 WHEN 'cdr' THEN 1 ELSE 2 END,
+                packets DESC NULLS LAST, unit) = 1
     )
-    QUALIFY row_number() OVER (PARTITION BY call_id, alone, leg, direction, pauses, one_of
-        ORDER BY loss_pct IS NULL, regexp_matches(flags, 'truncated_b|clamped|seq_restart|opus_clock'),
-            CASE source WHEN 'leg table' THEN 0 WHEN 'cdr' THEN 1 ELSE 2 END, packets DESC NULLS LAST, unit) = 1;
+    FROM best
+    WHERE (since::TIMESTAMPTZ IS NULL OR ts >= since::TIMESTAMPTZ)
+        AND (until::TIMESTAMPTZ IS NULL OR ts < until::TIMESTAMPTZ);
+
+CREATE VIEW leg_quality_best AS FROM leg_quality_best(NULL, NULL, NULL);
 
 -- One row a call, whether SIP or CDRs or both know of it. A call of the CDRs is the call of the same Call-ID that
 -- was on at that time. Calls that are leg B of another are no rows of their own.
-CREATE VIEW call_quality AS
+CREATE VIEW call_join AS
     WITH leg_b AS (SELECT DISTINCT name FROM call_leg WHERE kind = 'call-id' AND leg = 'b' AND name <> call_id),
     sip_call AS (
         SELECT * FROM call
@@ -156,26 +178,27 @@ CREATE VIEW call_quality AS
         SELECT * FROM cdr_call
         QUALIFY row_number() OVER (PARTITION BY coalesce(linkedid, unit), src, dst
             ORDER BY call_id IS NULL, media_rows DESC, cdr_rows DESC, unit) = 1
-    ),
-    one_call AS (
-        SELECT coalesce(s.call_id, c.call_id) AS call_id,
-            c.call_id_b,
-            coalesce(least(s.first_ts, c.start_ts), s.first_ts, c.start_ts) AS ts,
-            coalesce(s.from_user, c.src) AS from_user,
-            coalesce(s.to_user, c.dst) AS to_user,
-            s.call_id IS NOT NULL AS in_sip,
-            c.unit IS NOT NULL AS in_cdr,
-            s.outcome, s.invite_ts, s.answer_ts, s.end_ts, s.final_status, s.final_reason,
-            s.srd_ms, s.pdd_ms, s.ring_ms, s.talk_ms, s.user_agent, s.codec, s.src_ip, s.dst_ip,
-            c.source AS cdr_source, c.linkedid, c.start_ts AS cdr_start_ts, c.answer_ts AS cdr_answer_ts,
-            c.end_ts AS cdr_end_ts, c.duration_ms, c.billsec_ms, c.disposition, c.src, c.dst, c.clid,
-            c.channel, c.dst_channel, c.trunk, c.accountcode, c.cdr_rows,
-            coalesce(s.node, c.node) AS node,
-            coalesce(s.call_id, c.call_id, c.unit) AS legs_of
-        FROM sip_call s FULL JOIN one_cdr c ON s.call_id = c.call_id
-            AND c.start_ts <= s.last_ts + INTERVAL 1 MINUTE AND c.end_ts >= s.first_ts - INTERVAL 1 MINUTE
-    ),
-    heard AS (  -- each leg with the call that had begun when it did
+    )
+    SELECT coalesce(s.call_id, c.call_id) AS call_id,
+        c.call_id_b,
+        coalesce(least(s.first_ts, c.start_ts), s.first_ts, c.start_ts) AS ts,
+        coalesce(s.from_user, c.src) AS from_user,
+        coalesce(s.to_user, c.dst) AS to_user,
+        s.call_id IS NOT NULL AS in_sip,
+        c.unit IS NOT NULL AS in_cdr,
+        s.outcome, s.invite_ts, s.answer_ts, s.end_ts, s.final_status, s.final_reason,
+        s.srd_ms, s.pdd_ms, s.ring_ms, s.talk_ms, s.user_agent, s.codec, s.src_ip, s.dst_ip,
+        c.source AS cdr_source, c.linkedid, c.start_ts AS cdr_start_ts, c.answer_ts AS cdr_answer_ts,
+        c.end_ts AS cdr_end_ts, c.duration_ms, c.billsec_ms, c.disposition, c.src, c.dst, c.clid,
+        c.channel, c.dst_channel, c.trunk, c.accountcode, c.cdr_rows,
+        coalesce(s.node, c.node) AS node,
+        coalesce(s.call_id, c.call_id, c.unit) AS legs_of
+    FROM sip_call s FULL JOIN one_cdr c ON s.call_id = c.call_id
+        AND c.start_ts <= s.last_ts + INTERVAL 1 MINUTE AND c.end_ts >= s.first_ts - INTERVAL 1 MINUTE;
+
+-- The same with what was heard: the worst and the mean of all directions of all legs.
+CREATE VIEW call_quality AS
+    WITH heard AS (  -- each leg with the call that had begun when it did
         SELECT q.legs_of, q.ts,
             count(*) AS directions,
             min(l.r_factor) AS worst_r_factor,
@@ -195,11 +218,11 @@ CREATE VIEW call_quality AS
                 CASE WHEN r_factor IS NOT NULL THEN (r_factor, leg, direction) END AS badness
             FROM leg_quality_best
         ) l
-        ASOF JOIN one_call q ON l.legs_of = q.legs_of AND l.by >= q.ts
+        ASOF JOIN call_join q ON l.legs_of = q.legs_of AND l.by >= q.ts
         GROUP BY q.legs_of, q.ts
     )
     SELECT q.* EXCLUDE (legs_of), h.* EXCLUDE (legs_of, ts)
-    FROM one_call q LEFT JOIN heard h ON q.legs_of = h.legs_of AND q.ts = h.ts;
+    FROM call_join q LEFT JOIN heard h ON q.legs_of = h.legs_of AND q.ts = h.ts;
 
 -- Calls of the CDRs that no call on the mirror is, each with the first reason that holds.
 CREATE VIEW cdr_unjoined AS
@@ -238,7 +261,7 @@ CREATE VIEW sip_unjoined AS
         SELECT DISTINCT s.dst_ip FROM call s JOIN cdr_call c ON s.call_id = c.call_id WHERE s.dst_ip IS NOT NULL
     ),
     lone AS (
-        SELECT s.* FROM call_quality q JOIN call s ON q.call_id = s.call_id
+        SELECT s.* FROM call_join q JOIN call s ON q.call_id = s.call_id
         WHERE q.in_sip AND NOT q.in_cdr
         QUALIFY row_number() OVER (PARTITION BY s.call_id ORDER BY s.messages DESC NULLS LAST, s.node) = 1
     ),
