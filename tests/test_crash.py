@@ -22,8 +22,8 @@ if __name__ != "__main__":
     from world.ports import free_port
 
 ROUNDS = 20
-RATE = 3000  # messages a second
-PAUSE_S = 0.1  # between the questions of the reading process: two cores have more to do
+RATE = 2000  # messages a second
+PAUSE_S = 0.2  # between the questions of the reading process: two cores have more to do
 COUNTS = "SELECT count(*) AS rows, count(DISTINCT msg_id) AS ids, count(DISTINCT call_id) AS calls FROM sip"
 
 
