@@ -42,7 +42,7 @@ class CallView:
 def view(reader: Reader, call_id: str) -> CallView:
     """Everything about a call. Raises StoreError when there is none, or when several fit a partial Call-ID."""
     messages = queries.call_messages(reader, call_id)
-    if not messages:
+    if not messages and not _has_quality(reader, call_id):
         fitting = queries.find_calls(reader, text=call_id, limit=6)
         if len(fitting) != 1:
             several = ", ".join(printable(row["call_id"]) for row in fitting[:5])
@@ -71,6 +71,11 @@ def view(reader: Reader, call_id: str) -> CallView:
         leg_b_of,
         quality_queries.why_without_cdr(reader, call_id) if had_media and not cdrs else None,
     )
+
+
+def _has_quality(reader: Reader, call_id: str) -> bool:
+    """A call that only CDRs or reports tell of."""
+    return bool(quality_queries.call_cdrs(reader, call_id) or quality_queries.call_legs(reader, call_id))
 
 
 def as_text(seen: CallView) -> str:

@@ -358,6 +358,7 @@ class Service:
         for source in self.cdr_sources:
             source.stop()
         self._cdr_store.close()
+        self.quality.stop()
         self.jobs.stop()
         if drain:
             self._await_holds()

@@ -192,6 +192,16 @@ def test_a_call_without_cdr_says_why(run_here: Run, main_store: Path) -> None:
     assert "CDR      none: B leg only" in said(run_here, main_store, "call", found["call_id"])
 
 
+def test_a_call_that_only_cdrs_tell_of(run_here: Run, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    said(run_here, store, "cdr", "import", DATA / SMALL / "cdr_full.csv", "--preset", "cdr_adaptive")
+    number = next(truth["callid_a"] for truth in truths(SMALL) if truth["id"] == "20")
+    text = said(run_here, store, "call", number)
+    assert "no messages" in text
+    assert "b outgoing" in text
+    assert "CDR      ANSWERED" in text
+
+
 # -- the daily report ------------------------------------------------------------------------------------
 
 
@@ -291,6 +301,18 @@ def test_the_job_writes_it_once_and_survives_a_folder_that_cannot_be_written(
     written = page.stat().st_mtime_ns
     work.report(now)
     assert page.stat().st_mtime_ns == written
+
+
+def test_a_pass_that_is_told_to_stop_does_and_is_done_again(tmp_path: Path) -> None:
+    with new_store(tmp_path / "store") as store:
+        store.add("cdr", cdr_rows(SMALL))
+        work = QualityWork(store.writer, QualitySettings())
+        work.stop()
+        work.refresh()
+        assert store.query("FROM cdr_call") == []
+        assert work.status()["error"] is None, "that is no failure"
+        QualityWork(store.writer, QualitySettings()).refresh()
+        assert len(store.query("FROM cdr_call")) == len(truths(SMALL))
 
 
 def test_a_job_on_a_closed_store_fails_in_its_status_only(tmp_path: Path) -> None:

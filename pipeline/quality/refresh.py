@@ -24,6 +24,7 @@ from typing import Any, Final
 import duckdb
 import structlog
 
+from pipeline.errors import StoreError
 from pipeline.quality import cdr_calls, facts, leg_table
 from pipeline.quality.facts import New
 from pipeline.quality.hep_book import HepBook, place_legs, rate_legs
@@ -33,6 +34,8 @@ from pipeline.store.writer import Writer
 
 _TABLES: Final = ("sip", "rtcp", "call_state", "cdr", "cdr_leg")
 _LATE: Final = timedelta(hours=1)  # rows are committed within that of their arrival
+_MARK: Final = timedelta(minutes=1)  # a pass that found nothing is noted that often
+_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RTCP_ROWS: Final = 100_000  # at once
 _CDR_ROWS: Final = 10_000
 
@@ -74,10 +77,16 @@ class Refresher:
         self._book = HepBook(self._settings)
         self._position: dict[str, int] | None = None
         self._since: datetime | None = None
+        self._marked_at = _NEVER
         self._cold = True
         self._present: dict[str, set[str]] = {}  # source -> columns of media that it has
         self._revision = 0
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Have a running pass end at its next commit, with StoreError; what it did not finish is done again."""
+        self._stopping.set()
 
     def run(self) -> Refreshed:
         """Take in all that is committed by now."""
@@ -98,6 +107,7 @@ class Refresher:
         self._position = {table: int(known.get(table, 0)) for table in _TABLES}
         self._since = mark["updated_at"] - _LATE if mark else None
         self._cold = mark is not None
+        self._marked_at = mark["updated_at"] if mark else _NEVER
 
     def _pass(self, cursor: duckdb.DuckDBPyConnection) -> Refreshed:
         assert self._position is not None
@@ -113,7 +123,9 @@ class Refresher:
         tied |= self._take_cdrs(cursor, new["cdr"], roots | unnamed, done)
         tied |= self._take_leg_table(cursor, new["cdr_leg"], leg_roots, done)
         self._tie_again(cursor, tied | names, done)
-        self._remember(ends)
+        if done or datetime.now(UTC) - self._marked_at > _MARK:
+            self._remember(ends)
+        self._position = ends
         return done
 
     # -- the parts of a pass -----------------------------------------------------------------------------
@@ -270,6 +282,8 @@ class Refresher:
 
     def _write(self, batch: _Batch) -> None:
         """Commit, so that the next part of the pass reads it."""
+        if self._stopping.is_set():
+            raise StoreError("stopped")
         futures = [
             self._append(table, rows)
             for table, rows in (
@@ -293,7 +307,7 @@ class Refresher:
         future = self._writer.append("quality_mark", [row])
         self._writer.flush()
         future.result()
-        self._position, self._since = ends, moment - _LATE
+        self._marked_at, self._since = moment, moment - _LATE
 
 
 class _SsrcBook:

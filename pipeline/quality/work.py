@@ -38,10 +38,16 @@ class QualityWork:
         self._writer = writer
         self._refresher = Refresher(writer, settings)
         self._status = QualityStatus()
+        self._stopping = False
 
     def status(self) -> dict[str, Any]:
         """The state of this moment, as plain JSON types."""
         return asdict(self._status)
+
+    def stop(self) -> None:
+        """Have a running pass end soon; the next start goes on from there."""
+        self._stopping = True
+        self._refresher.stop()
 
     def refresh(self) -> None:
         """One pass; what fails is told once and done again by the next pass."""
@@ -50,7 +56,7 @@ class QualityWork:
         except (StoreError, duckdb.Error, OSError) as error:
             self._fail("quality is not up to date", str(error).partition("\n")[0])
         except Exception as error:  # a bug of ours must not end the job
-            if self._status.state == "ok":
+            if self._status.state == "ok" and not self._stopping:
                 log.exception("quality failed")
             self._fail("quality is not up to date", repr(error))
         else:
@@ -75,6 +81,8 @@ class QualityWork:
             log.info("daily report written", files=[str(file) for file in files])
 
     def _fail(self, what: str, error: str) -> None:
+        if self._stopping:
+            return
         if self._status.error != error:
             log.warning(what, error=error)
         self._status.state, self._status.error = "failing", error
