@@ -23,7 +23,7 @@ run: $(VENV)/.runtime
 
 test: lint
 	@sh tests/system-packages.sh
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
