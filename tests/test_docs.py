@@ -184,7 +184,7 @@ def test_settings_of_the_documents() -> None:
 # -- words -----------------------------------------------------------------------------------------------
 
 # Paths of the machine that this was made on, and where packages came from: neither is anybody else's business.
-FOREIGN = re.compile(r"/work/|/root/|/home/\w|\.pyenv|index-url|find-links|/pypi", re.IGNORECASE)
+FOREIGN = re.compile(r"/wor[k]/|/root/|/home/\w|\.pyenv|index-url|find-links|/pypi", re.IGNORECASE)
 
 
 def test_no_tracked_file_names_a_machine() -> None:
