@@ -37,6 +37,8 @@ _BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 
 def run(*, stay: bool = False) -> None:
     """Run the demo; with `stay` the tap goes on until Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also when started where Ctrl-C is ignored
+        signal.signal(number, signal.default_int_handler)
     _fresh_store()
     tap = subprocess.Popen(
         [
@@ -64,7 +66,8 @@ def run(*, stay: bool = False) -> None:
             _explain(reader, seen.sent)
         if stay:
             _say(f"The tap goes on, pid {tap.pid}; Ctrl-C ends it.")
-            tap.wait()
+            while tap.poll() is None:  # a wait without end may miss a Ctrl-C that comes just before it
+                time.sleep(0.2)
     except KeyboardInterrupt:
         pass
     finally:
