@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -93,12 +94,13 @@ def read_reader_file(paths: StorePaths) -> dict[str, Any] | None:
 class Reader:
     """A reader that lives long: opens again when the tap starts, stops, or upkeep takes a file away.
 
-    Not for use by several threads at once.
+    Several threads may ask at once; each question has a cursor of its own.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         self._paths = StorePaths.of(path)
         self._options = options
+        self._lock = threading.Lock()
         self._seen = _state(self._paths)
         self._connection = open_reader(path, **options)
 
@@ -109,23 +111,32 @@ class Reader:
 
     def reopen(self) -> None:
         """Attach afresh: to the running tap, or to the newest catalog."""
-        self._connection.close()
         self._seen = _state(self._paths)
+        # The old connection is dropped, not closed: another thread may still be reading from it.
         self._connection = open_reader(self._paths.root, **self._options)
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
         """The whole result of `sql`. Tried again on a fresh attachment when the one in use went stale: the tap
         may stop, start or be killed between any two packets of an answer."""
-        if _state(self._paths) != self._seen:
-            self.reopen()
+        stale = None
         for attempt in range(_ATTEMPTS):
+            connection = self._fresh(stale)
             try:
-                return self._connection.execute(sql, parameters).to_arrow_table()
+                cursor = connection.cursor()
+                cursor.execute("USE lake")  # a cursor does not inherit it
+                return cursor.execute(sql, parameters).to_arrow_table()
             except duckdb.Error as error:
                 if attempt == _ATTEMPTS - 1 or not _went_stale(error):
                     raise
-                self.reopen()
+                stale = connection
         raise AssertionError("unreachable")
+
+    def _fresh(self, stale: duckdb.DuckDBPyConnection | None) -> duckdb.DuckDBPyConnection:
+        """The connection of the moment, opened again when the store changed hands or it is the `stale` one."""
+        with self._lock:
+            if self._connection is stale or _state(self._paths) != self._seen:
+                self.reopen()
+            return self._connection
 
     def close(self) -> None:
         """Close the connection."""

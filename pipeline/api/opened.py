@@ -1,0 +1,83 @@
+"""A store opened for reading: `open` one, and every function of this package asks it."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.durations import parse_duration
+from pipeline.store.lake import Reader
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+Moment = datetime | str | None
+"""A time: aware datetime, ISO 8601 text, `"1h"` (that long ago), or None for no bound."""
+
+
+class Store:
+    """A store open for reading, live while a tap writes to it. Several threads may ask at once."""
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        self.path = Path(path)
+        self.reader = Reader(path, **options)
+
+    def frame(self, sql: str, parameters: dict[str, Any] | None = None) -> pd.DataFrame:
+        """The whole result of a query of ours, times in UTC."""
+        frame: pd.DataFrame = self.reader.query(sql, parameters).to_pandas()
+        return frame
+
+    def relation(self, sql: str, parameters: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
+        """The same as a DuckDB relation, computed when it is asked; it stays with the tap of the moment."""
+        cursor = self.reader.connection.cursor()
+        cursor.execute("USE lake")
+        return cursor.sql(sql, params=parameters)
+
+    def close(self) -> None:
+        """Close it."""
+        self.reader.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_current: list[Store] = []
+
+
+def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:
+    """Open the store at `path` (the configured one without it) and make it the one that functions ask.
+
+    `options` are those of `store.lake.open_reader`: timeout_s, memory_limit, threads. Raises StoreError.
+    """
+    if path is None:
+        from pipeline.settings import load  # noqa: PLC0415  pydantic is not needed when a path is given
+
+        path = load()[0].store.path
+    _current[:] = [Store(path, **options)]
+    return _current[0]
+
+
+def current(store: Store | None = None) -> Store:
+    """`store`, else the one opened last, else the configured one."""
+    return store or (_current[0] if _current else open())
+
+
+def moment(value: Moment) -> datetime | None:
+    """The aware time that `value` means. Raises ValueError when it means none."""
+    if isinstance(value, str):
+        try:
+            length = parse_duration(value)
+        except ValueError:
+            parsed = datetime.fromisoformat(value)
+            return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        assert isinstance(length, timedelta)
+        return datetime.now(UTC) - length
+    if value is not None and value.tzinfo is None:
+        raise ValueError(f"{value} has no time zone")
+    return value
