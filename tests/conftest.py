@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trustme
+from app_store import app_on_the_store, filled_app_store  # noqa: F401 - fixtures
 from databases import MariaDB, PostgreSQL
 from world.kamailio import Certificate, Kamailio
 from world.parties import Parties

@@ -1,0 +1,60 @@
+"""The store that the app reads, and questions to it with their answers kept for a short while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from pipeline.api.opened import Store
+from pipeline.settings import Settings, load
+
+ANSWERS_KEPT = "10s"
+_MOST_ANSWERS = 200
+_MOST_BYTES = "200MB"  # of kept answers: what the app's memory is bounded by
+
+_configured: list[Settings] = []
+
+
+def configure(settings: Settings | None) -> None:
+    """What `hepduck app` was started with; None: what the file and the environment say."""
+    _configured[:] = [settings] if settings is not None else []
+
+
+def settings() -> Settings:
+    """The settings of this process."""
+    if not _configured:
+        _configured.append(load()[0])
+    return _configured[0]
+
+
+def store() -> Store:
+    """The configured store, opened once for all sessions. Raises StoreError where there is none."""
+    return _opened(str(folder()))
+
+
+def ask(function: Callable[..., Any], /, **arguments: Any) -> Any:
+    """`function(**arguments, store=store())` of `pipeline.api`; asked again after `ANSWERS_KEPT`.
+
+    Arguments must be plain values (text, numbers, times, lists of them). The answer is the caller's own copy.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    return _answer((name, str(folder()), arguments), function)
+
+
+def folder() -> Path:
+    """Where the store lies."""
+    return settings().store.path.absolute()
+
+
+@st.cache_resource(show_spinner=False, on_release=Store.close)
+def _opened(path: str) -> Store:
+    return Store(path)
+
+
+@st.cache_data(ttl=ANSWERS_KEPT, max_entries=_MOST_ANSWERS, max_size=_MOST_BYTES, show_spinner=False)
+def _answer(question: tuple[str, str, dict[str, Any]], _function: Callable[..., Any]) -> Any:
+    _, path, arguments = question
+    return _function(**arguments, store=_opened(path))

@@ -1,0 +1,118 @@
+"""What stands on every page: the time range and the zone of all times, both in the URL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo, available_timezones
+
+import streamlit as st
+
+RANGES: Final = {
+    "15m": ("15 min", timedelta(minutes=15)),
+    "1h": ("1 h", timedelta(hours=1)),
+    "6h": ("6 h", timedelta(hours=6)),
+    "24h": ("24 h", timedelta(hours=24)),
+    "7d": ("7 d", timedelta(days=7)),
+}
+ALL, ABSOLUTE, DEFAULT = "all", "from-to", "24h"
+BROWSER: Final = "browser"
+_STEP_S: Final = 10  # a relative range moves on in such steps, so that answers can be kept
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What every page shows: `[since, until)`, None for no bound, and the zone in which all times are shown."""
+
+    since: datetime | None
+    until: datetime | None
+    zone: ZoneInfo
+    words: str
+
+    @property
+    def range(self) -> dict[str, datetime | None]:
+        """`since` and `until` as arguments."""
+        return {"since": self.since, "until": self.until}
+
+
+def get() -> Frame:
+    """The frame of this run, for a page."""
+    frame: Frame = st.session_state["frame"]
+    return frame
+
+
+def query(**more: str) -> dict[str, str]:
+    """The frame's part of a link to another page, with `more` parameters of that page."""
+    kept = {
+        name: st.query_params[name] for name in ("range", "from", "until", "zone") if name in st.query_params
+    }
+    return {**kept, **more}
+
+
+def draw() -> None:
+    """Show the selectors and keep what they say for `get`."""
+    with st.container(horizontal=True, vertical_alignment="bottom", key="frame"):
+        chosen = st.segmented_control(
+            "Time range",
+            [*RANGES, ALL, ABSOLUTE],
+            default=DEFAULT,
+            required=True,
+            format_func=lambda name: RANGES[name][0] if name in RANGES else name,
+            key="range",
+            bind="query-params",
+            label_visibility="collapsed",
+            on_change=_settle_zone,
+        )
+        zone_name = st.selectbox(
+            "Time zone",
+            _zones(),
+            format_func=lambda name: f"{_browser_zone()} (browser)" if name == BROWSER else name,
+            key="zone",
+            bind="query-params",
+            label_visibility="collapsed",
+            width=240,
+        )
+    zone = ZoneInfo(_browser_zone() if zone_name == BROWSER else zone_name)
+    st.session_state["frame"] = _absolute(zone) if chosen == ABSOLUTE else _relative(str(chosen), zone)
+
+
+def _relative(chosen: str, zone: ZoneInfo) -> Frame:
+    if chosen == ALL:
+        return Frame(None, None, zone, f"all times, shown in {zone.key}")
+    words, length = RANGES[chosen]
+    now = datetime.now(UTC)
+    now -= timedelta(seconds=now.timestamp() % _STEP_S)
+    return Frame(now - length, None, zone, f"last {words}, times in {zone.key}")
+
+
+def _absolute(zone: ZoneInfo) -> Frame:
+    """From and until as the reader's own clock shows them: the widgets know no zones."""
+    today = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    with st.container(horizontal=True, vertical_alignment="bottom", key="frame_from_to"):
+        since = st.datetime_input("From", today, key="from", bind="query-params", step=60, width=220)
+        until = st.datetime_input(
+            "Until", today + timedelta(days=1), key="until", bind="query-params", step=60, width=220
+        )
+    if since >= until:
+        st.warning("**From** must be before **Until**.")
+        st.stop()
+    words = f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, {zone.key}"
+    return Frame(since.replace(tzinfo=zone), until.replace(tzinfo=zone), zone, words)
+
+
+def _settle_zone() -> None:
+    """A link to fixed times must mean the same everywhere: it names its zone."""
+    if st.session_state["range"] == ABSOLUTE and st.session_state["zone"] == BROWSER:
+        st.session_state["zone"] = _browser_zone()
+
+
+def _browser_zone() -> str:
+    named = st.context.timezone
+    return named if named in available_timezones() else "UTC"
+
+
+@st.cache_resource
+def _zones() -> list[str]:
+    places = sorted(name for name in available_timezones() if "/" in name and not name.startswith("Etc/"))
+    return [BROWSER, "UTC", *places]

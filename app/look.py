@@ -1,0 +1,140 @@
+"""How the app looks: colours, words, forms of numbers, charts and empty states, each stated once.
+
+One palette serves light and dark: every colour has a contrast of at least 3 on both backgrounds, and is never
+the only sign of anything.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime, tzinfo
+from typing import Any, Final
+
+import altair as alt
+import streamlit as st
+
+from pipeline.ladder import printable
+
+MISSING: Final = "\N{EN DASH}"
+
+BLUE, TEAL, GREEN, AMBER, ORANGE, RED, VIOLET, GREY = (
+    *("#3d7fc4", "#2a9499", "#3f9a5c", "#b8860b", "#d9762b", "#d6504c", "#8d6cc3", "#7d8894"),
+)
+CATEGORIES: Final = (BLUE, ORANGE, TEAL, VIOLET, GREEN, RED, AMBER, GREY)
+"""For series without a meaning of their own, in this order."""
+
+BANDS: Final = {
+    "very satisfied": GREEN,
+    "satisfied": TEAL,
+    "some dissatisfied": AMBER,
+    "many dissatisfied": ORANGE,
+    "nearly all dissatisfied": RED,
+    "not recommended": VIOLET,
+}
+"""Colours of the words that `emodel.band` gives for an R."""
+
+PERCENTILES: Final = {"p5": RED, "p50": BLUE, "p95": GREEN}
+
+_PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
+_FONT_PX: Final = 12
+
+
+# -- text and numbers ------------------------------------------------------------------------------------
+
+
+def missing(value: Any) -> bool:
+    """True for None, NaN, NaT and pandas' NA."""
+    return value is None or value is not value or str(value) in {"NaT", "<NA>"}  # noqa: PLR0124  NaN
+
+
+def plain(text: object) -> str:
+    """Text from the wire as it may stand in Markdown (labels, captions, metrics): no mark-up, no control characters."""
+    return _PUNCTUATION.sub(r"\\\1", printable(text))
+
+
+def number(value: Any, decimals: int = 0, unit: str = "") -> str:
+    """`1,234.5 ms`; a dash for what is not known."""
+    if missing(value):
+        return MISSING
+    return f"{value:,.{decimals}f}" + (f" {unit}" if unit else "")
+
+
+def r_factor(value: Any) -> str:
+    """R with one decimal."""
+    return number(value, 1)
+
+
+def mos(value: Any) -> str:
+    """MOS with two decimals."""
+    return number(value, 2)
+
+
+def percent(value: Any) -> str:
+    """A share with two decimals."""
+    return number(value, 2, "%")
+
+
+def milliseconds(value: Any) -> str:
+    """Milliseconds with one decimal."""
+    return number(value, 1, "ms")
+
+
+def length(ms: Any) -> str:
+    """A length in words: `870 ms`, `12.3 s`, `4 min 05 s`, `2 h 07 min`, `3 d 4 h`."""
+    if missing(ms):
+        return MISSING
+    if abs(ms) < 1000:
+        return f"{ms:.0f} ms"
+    seconds = ms / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def size(value: Any) -> str:
+    """Bytes in words: `1.5 MB` (powers of 1000)."""
+    if missing(value):
+        return MISSING
+    step = min(int(math.log10(value) // 3), 4) if value >= 1 else 0
+    return f"{value / 1000**step:,.{1 if step else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[step]}"
+
+
+def time(value: Any, zone: tzinfo, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """A time in `zone`; with `%f` in the form, down to milliseconds."""
+    if missing(value):
+        return MISSING
+    local: datetime = value.astimezone(zone)
+    return local.strftime(form.replace("%f", f"{local.microsecond // 1000:03d}"))
+
+
+# -- states and notes ------------------------------------------------------------------------------------
+
+
+def empty(what: str, *checks: str) -> None:
+    """Nothing to show: what is missing, and what to check (Markdown of our own, no text from the wire)."""
+    with st.container(border=True):
+        st.markdown(f"**{what}**")
+        if checks:
+            st.markdown("\n".join(f"- {check}" for check in checks))
+
+
+# -- charts ----------------------------------------------------------------------------------------------
+
+
+def colours(names: Sequence[str], of: dict[str, str]) -> alt.Scale:
+    """A scale with a fixed colour for each of `names`."""
+    return alt.Scale(domain=list(names), range=[of.get(name, GREY) for name in names])
+
+
+def chart(drawn: alt.Chart | alt.LayerChart | alt.FacetChart, key: str, alt_text: str, **options: Any) -> Any:
+    """Show a chart at the width of its place; `alt_text` says in words what it shows."""
+    styled = drawn.configure_axis(
+        labelFontSize=_FONT_PX, titleFontSize=_FONT_PX, titleFontWeight="normal", gridOpacity=0.5
+    ).configure_legend(labelFontSize=_FONT_PX, titleFontSize=_FONT_PX, orient="top", title=None)
+    return st.altair_chart(styled, key=key, alt=alt_text, width="stretch", **options)

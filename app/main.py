@@ -1,0 +1,49 @@
+"""The entry of the app: sign-in, the list of pages, the frame, then the page that was asked for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import streamlit as st
+
+from app import data, frame, look, signin
+from pipeline.errors import HepduckError
+
+PAGES: Final = (
+    ("calls", "Calls", ":material/call:"),
+    ("quality", "Quality", ":material/graphic_eq:"),
+    ("ghosts", "Ghost calls", ":material/phone_missed:"),
+    ("registrations", "Registrations", ":material/how_to_reg:"),
+    ("live", "Live", ":material/stream:"),
+    ("health", "Health", ":material/monitor_heart:"),
+)
+
+
+def main() -> None:
+    """One run of the script."""
+    st.set_page_config(
+        "hepduck", ":material/phone_in_talk:", layout="wide", initial_sidebar_state="collapsed"
+    )
+    if not signin.passed():
+        st.stop()
+    pages = [
+        st.Page(f"views/{name}.py", title=title, icon=icon, url_path=name, default=name == "calls")
+        for name, title, icon in PAGES
+    ]
+    call = st.Page("views/call.py", title="Call", url_path="call", visibility="hidden")
+    page = st.navigation([*pages, call], position="top")
+    try:
+        data.store()
+    except HepduckError as error:
+        look.empty(
+            "There is nothing to read yet.",
+            look.plain(error),
+            "Is the tap running? `hepduck run` starts it, `hepduck status` says how it is.",
+            "Is this the right store? `hepduck app --store DIR` names another.",
+        )
+        st.stop()
+    frame.draw()
+    page.run()
+
+
+main()
