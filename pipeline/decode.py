@@ -80,8 +80,8 @@ class AgentSeen:
 
     @property
     def name(self) -> str:
-        """`10.0.0.5/2001`, or the address alone where it sends no capture id."""
-        return self.agent_addr if self.agent_id is None else f"{self.agent_addr}/{self.agent_id}"
+        """See `agent_name`."""
+        return agent_name(self.agent_addr, self.agent_id)
 
     def row(self, node: str, now_us: int) -> dict[str, Any]:
         """A row of table `agent`."""
@@ -98,6 +98,11 @@ class AgentSeen:
             "received": self.packets,
             "updated_at": at(now_us),
         }
+
+
+def agent_name(address: str, agent_id: int | None) -> str:
+    """`10.0.0.5/2001`, or the address alone where it sends no capture id."""
+    return address if agent_id is None else f"{address}/{agent_id}"
 
 
 @dataclass(slots=True)
@@ -326,7 +331,7 @@ class Decoder:
         if name is None:
             if len(self._agent_names) >= MAX_AGENTS:
                 return OTHERS
-            name = self._agent_names[key] = address if agent_id is None else f"{address}/{agent_id}"
+            name = self._agent_names[key] = agent_name(address, agent_id)
         return name
 
 

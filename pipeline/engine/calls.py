@@ -119,6 +119,7 @@ class Call:
     reasons: dict[int, str] = field(default_factory=dict)  # reason phrases as first seen
     bye: Mark | None = None
     crowded: bool = False  # more was sent under this Call-ID than is followed: whom it reached is not known
+    heard_in_part: bool = False  # the tap was not there for some of it
     sides: tuple[dict[LegKey, Leg], dict[LegKey, Leg]] | None = None  # of the legs as they are now
     settled: Facts | None = None  # what is left once the messages are forgotten
 
@@ -292,6 +293,10 @@ class Call:
             statuses = self.replies.get(key)
             if statuses:
                 yield leg, statuses
+
+    def stray_replies_from(self) -> set[str]:
+        """Addresses that answered an INVITE of this call that was not heard."""
+        return {key[1] for key in self.replies if key not in self.legs}
 
     def facts(self) -> Facts:
         """The times and the result of the call so far."""

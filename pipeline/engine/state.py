@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.durations import Duration
 from pipeline.engine.bindings import Device, Place, Registration
 from pipeline.engine.calls import MADE_BY_EDGE, Call, Leg, mark_of
 from pipeline.engine.events import Address, SipEvent
@@ -30,6 +32,10 @@ class StateSettings(BaseModel):
     max_devices: int = Field(200_000, gt=0, description="registered devices remembered at once")
     max_registrations: int = Field(100_000, gt=0, description="REGISTER transactions in progress at once")
     queue_datagrams: int = Field(200_000, gt=0, description="received datagrams that may wait for the engine")
+    recall: Duration = Field(
+        timedelta(hours=1), description="at start, registrations of that long are read from the store again"
+    )
+    recall_messages: int = Field(100_000, ge=0, description="most messages that are read for that; 0: none")
 
 
 def index_keys(key: str) -> tuple[str, str]:
@@ -188,7 +194,8 @@ class State:
 
         Behind an edge proxy whose far side is not mirrored the INVITE is seen going to the edge, with the
         phone's contact as Request-URI; what the edge may have said itself is no sign. A call with more legs
-        than are followed may have reached anybody.
+        than are followed may have reached anybody. Of a call that was heard in part a reply may be all that is
+        left of an INVITE.
         """
         if call.crowded:
             return True
@@ -200,7 +207,7 @@ class State:
                 leg.dst[0] in p.edge_ips and leg.ruri == p.contact for p in device.places.values()
             ) and any(status > 100 and status not in MADE_BY_EDGE for status in statuses):
                 return True
-        return False
+        return call.heard_in_part and not call.stray_replies_from().isdisjoint(p[0] for p in device.places)
 
     def _is_for(self, leg: Leg, device: Device, place: Place) -> bool:
         # Phones may share an address, at once (behind a session border controller) or one after the other.
