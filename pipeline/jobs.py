@@ -1,7 +1,8 @@
 """What runs at intervals inside `hepduck run`: APScheduler with the rules that all jobs share.
 
 One run of a job at a time; runs that were missed are made up by one; each is early or late by some seconds,
-so that many jobs do not start in step. A job must not raise, and ends soon once it is told to.
+so that many jobs do not start in step. A job must not raise, and ends soon once it is told to. Each run is
+noted: `status` says when it was, how long it took, what failed, and when the next one is due.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -18,6 +21,21 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 _THREADS = 4
 _PATIENCE_S = 5.0
+
+
+@dataclass(slots=True)
+class JobStatus:
+    """What is known of a job. Times in microseconds since the epoch."""
+
+    job: str
+    interval_s: float
+    running: bool = False
+    runs: int = 0  # that have ended, since the start
+    failures: int = 0  # of those
+    error: str | None = None  # of the last run, in one line
+    began_us: int | None = None  # the last run
+    took_ms: float | None = None  # the last run that has ended
+    next_us: int | None = None
 
 
 class Jobs:
@@ -30,16 +48,27 @@ class Jobs:
             executors={"default": ThreadPoolExecutor(_THREADS)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
+        self._jobs: dict[str, JobStatus] = {}
         self._running = 0
         self._changed = threading.Condition()
         self._stopped = False
 
     def every(
-        self, interval: timedelta, name: str, work: Callable[[], object], *, jitter: timedelta = timedelta(0)
+        self,
+        interval: timedelta,
+        name: str,
+        work: Callable[[], object],
+        *,
+        jitter: timedelta = timedelta(0),
+        failing: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Call `work` at once and then every `interval`, early or late by up to `jitter`."""
+        """Call `work` at once and then every `interval`, early or late by up to `jitter`.
+
+        `failing` is asked after a run: what went wrong in it, or None.
+        """
+        self._jobs[name] = JobStatus(name, interval.total_seconds())
         self._scheduler.add_job(
-            lambda: self._run(work),
+            lambda: self._run(name, work, failing),
             IntervalTrigger(
                 seconds=interval.total_seconds(), jitter=jitter.total_seconds() or None, timezone=UTC
             ),
@@ -63,14 +92,36 @@ class Jobs:
             while self._running and (left_s := give_up_s - time.monotonic()) > 0:
                 self._changed.wait(left_s)
 
-    def _run(self, work: Callable[[], object]) -> None:
+    def status(self) -> list[dict[str, Any]]:
+        """The jobs in the order in which they were set up, each as a `JobStatus` in plain JSON types."""
+        due = {job.id: job.next_run_time for job in self._scheduler.get_jobs()}
+        with self._changed:
+            jobs = [asdict(job) for job in self._jobs.values()]
+        for job in jobs:
+            next_time = due.get(job["job"])
+            job["next_us"] = round(next_time.timestamp() * 1e6) if next_time else None
+        return jobs
+
+    def _run(self, name: str, work: Callable[[], object], failing: Callable[[], str | None]) -> None:
+        job = self._jobs[name]
+        began_s = time.monotonic()
         with self._changed:
             if self._stopped:
                 return
             self._running += 1
+            job.running, job.began_us = True, time.time_ns() // 1000
+        error: str | None = None
         try:
             work()
+            error = failing()
+        except BaseException as failure:
+            error = repr(failure)
+            raise
         finally:
             with self._changed:
                 self._running -= 1
+                job.running, job.took_ms = False, (time.monotonic() - began_s) * 1000
+                job.runs += 1
+                job.failures += error is not None
+                job.error = error.partition("\n")[0] if error is not None else None
                 self._changed.notify_all()

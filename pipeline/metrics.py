@@ -4,8 +4,9 @@ hold a number, a Call-ID or an address."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -42,6 +43,7 @@ class _Collector:
         for row in status.actions:
             acted.add_metric([row["action"], row["outcome"], str(row["dry_run"]).lower()], row["count"])
         yield acted
+        yield from _cdr_sources(status.cdr_sources)
         yield GaugeMetricFamily("hepduck_queue_depth", "Messages not yet stored", value=status.queued)
         yield GaugeMetricFamily(
             "hepduck_ingest_lag_seconds", "Arrival to detection", value=status.latency_us / 1e6
@@ -84,6 +86,34 @@ def _start(listen: str, registry: CollectorRegistry) -> tuple[WSGIServer, Thread
         return start_http_server(int(port), host.strip("[]"), registry)
     except (OSError, ValueError) as error:
         raise ConfigError(f"metrics.listen = {listen!r}: {error}") from error
+
+
+def _cdr_sources(sources: list[dict[str, Any]]) -> Iterator[Metric]:
+    """How reading goes, by the name of the `[[cdr]]` entry; nothing where there is none."""
+    if not sources:
+        return
+    for name, text, key in (
+        ("hepduck_cdr_rows", "CDR rows stored, since the source was first read", "imported"),
+        (
+            "hepduck_cdr_refused",
+            "CDR rows that could not be read, since the source was first read",
+            "refused",
+        ),
+        ("hepduck_cdr_polls", "Polls of a CDR source", "polls"),
+        ("hepduck_cdr_errors", "Polls of a CDR source that failed", "failures"),
+    ):
+        yield _by_label(name, text, "source", {source["source"]: source[key] for source in sources})
+    failing = GaugeMetricFamily("hepduck_cdr_failing", "1 while the last poll failed", labels=["source"])
+    age = GaugeMetricFamily(
+        "hepduck_cdr_last_success_age_seconds", "Since a poll last succeeded", labels=["source"]
+    )
+    for source in sources:
+        failing.add_metric([source["source"]], float(source["state"] == "failing"))
+        if source["succeeded_at"]:
+            succeeded = datetime.fromisoformat(source["succeeded_at"])
+            age.add_metric([source["source"]], max((datetime.now(UTC) - succeeded).total_seconds(), 0.0))
+    yield failing
+    yield age
 
 
 def _by_label(name: str, text: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:

@@ -16,6 +16,8 @@ import threading
 import time
 from collections import Counter
 from datetime import datetime, timedelta
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import duckdb
@@ -37,7 +39,7 @@ from pipeline.jobs import Jobs
 from pipeline.outbox import Outbox
 from pipeline.quality.work import QualityWork
 from pipeline.settings import Settings
-from pipeline.status import Status, write_status
+from pipeline.status import Status, plugin_states, write_status
 from pipeline.store import upkeep
 from pipeline.store.cdrs import CdrStore
 from pipeline.store.ledger import Ledger
@@ -81,6 +83,7 @@ class Service:
         self.settings = settings
         self.paths = StorePaths.of(settings.store.path)
         detectors, actions = detectors_of(settings), actions_of(settings)
+        self._plugins = plugin_states(settings.plugins_dir, detectors, actions)
         check_rules(settings.rules, actions)
         self.engine = Engine(detectors, settings.engine)
         self.queue = BatchQueue(settings.engine.queue_datagrams)
@@ -103,19 +106,21 @@ class Service:
         self.rules = RuleRunner(
             settings.rules, actions, self.ledger, self._record_attempt, stop_file=self.paths.root / "STOP"
         )
-        self.jobs = Jobs()
         self._cdr_store = CdrStore(self.writer)
         self.cdr_sources = [CdrSource(source, self._cdr_store) for source in settings.cdr]
-        for source in self.cdr_sources:
-            how = source.settings
-            self.jobs.every(how.interval, f"cdr {source.name}", source.run, jitter=how.jitter)
         self.quality = QualityWork(self.writer, settings.quality)
+        self.jobs = Jobs()
+        every = self.jobs.every
+        for source in self.cdr_sources:
+            how, error = source.settings, partial(attrgetter("status.error"), source)
+            every(how.interval, f"cdr {source.name}", source.run, jitter=how.jitter, failing=error)
         if settings.quality.enabled:
-            self.jobs.every(settings.quality.interval, "quality", self.quality.refresh)
+            every(settings.quality.interval, "quality", self.quality.refresh, failing=self.quality.error)
         if settings.quality.report_dir is not None:
-            self.jobs.every(REPORT_DUE, "quality report", self.quality.report)
+            every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.error)
         if settings.store.merge_interval:
-            self.jobs.every(settings.store.merge_interval, "merge", self._merge)
+            every(settings.store.merge_interval, "merge", self._merge, failing=lambda: self._merge_error)
+        self._merge_error: str | None = None
         self._skew_warned: set[str] = set()
         self._stop = threading.Event()
         self._started_us = now_us()
@@ -265,7 +270,9 @@ class Service:
             with contextlib.closing(self.writer.cursor()) as cursor:
                 upkeep.expire(cursor)
                 upkeep.clean_up(cursor)
+            self._merge_error = None
         except (duckdb.Error, OSError, StoreError) as error:
+            self._merge_error = str(error)
             log.warning("merge failed, will be tried again", error=str(error))
 
     # -- status ----------------------------------------------------------------------------------------
@@ -329,6 +336,8 @@ class Service:
             latency_us=self._latency_us,
             cdr_sources=[source.status.as_json() for source in self.cdr_sources],
             quality=self.quality.status(),
+            jobs=self.jobs.status(),
+            plugins=self._plugins,
         )
 
     def _write_status(self, state: str) -> None:

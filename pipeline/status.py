@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.actions import Action
+from pipeline.engine.engine import Detector
+from pipeline.engine.plugins import ACTIONS, DETECTORS, find
 from pipeline.errors import StoreError
 from pipeline.store.paths import StorePaths, writer_runs
 
@@ -59,6 +63,8 @@ class Status:
     latency_us: int
     quality: dict[str, Any]  # `pipeline.quality.work.QualityStatus`
     cdr_sources: list[dict[str, Any]]  # `pipeline.ingest.cdr.source.SourceStatus` of each
+    jobs: list[dict[str, Any]]  # `pipeline.jobs.JobStatus` of each
+    plugins: list[dict[str, str]]  # as at the start: `plugin_states`; since then see `detectors_off`
 
     @property
     def dropped(self) -> int:
@@ -73,6 +79,34 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types, with the derived numbers."""
         return {**dataclasses.asdict(self), "dropped": self.dropped, "unexplained": self.unexplained}
+
+
+def plugin_states(
+    folder: Path | None, detectors: Iterable[Detector], actions: Mapping[str, Action]
+) -> list[dict[str, str]]:
+    """Every plugin that is found, and how it stands: kind, name, state, origin, summary.
+
+    A detector is `on`, or `off` by its settings. An action is `ARMED` or, when it touches nothing outside,
+    `on`; else `dry run`, or it `lacks settings`.
+    """
+    on = {detector.name for detector in detectors}
+    rows = []
+    for kind, group in (("detector", DETECTORS), ("action", ACTIONS)):
+        for name, plugin in find(group, folder).items():
+            detecting = "on" if name in on else "off"
+            state = detecting if kind == "detector" else action_state(actions.get(name))
+            told = {"origin": plugin.origin, "summary": plugin.summary}
+            rows.append({"kind": kind, "name": name, "state": state, **told})
+    return rows
+
+
+def action_state(action: Action | None) -> str:
+    """How an action stands, in words."""
+    if action is None:
+        return "lacks settings"
+    if action.live:
+        return "ARMED" if action.touches_world else "on"
+    return "dry run"
 
 
 def write_status(folder: Path, status: Status) -> None:
@@ -142,6 +176,9 @@ def as_text(status: dict[str, Any]) -> str:
         trouble = "; ".join(source[name] for name in ("error", "warning") if source[name])
         told = f"{source['state']}, {source['imported']} rows, {source['refused']} refused"
         lines.append(f"cdr        {source['source']}: {told}" + (f"  ({trouble})" if trouble else ""))
+    for job in status["jobs"]:
+        if job["error"]:
+            lines.append(f"job        {job['job']} FAILING: {job['error']}")
     committed = _time(status["last_commit_us"]) if status["last_commit_us"] else "never"
     trouble = f", {status['store_errors']} errors: {status['store_error']}" if status["store_error"] else ""
     lines.append(f"store      last commit {committed}{trouble}")

@@ -42,18 +42,14 @@ def actions(
     """
     from pipeline.assemble import actions_of
     from pipeline.engine.plugins import ACTIONS, find
+    from pipeline.status import action_state
 
     settings, _ = opt.settings_of(config, no_config, None, None)
     made = actions_of(settings)
     for plugin in find(ACTIONS, settings.plugins_dir).values():
         action = made.get(plugin.name)
-        if action is None:
-            state = "lacks settings"
-        elif action.live:
-            state = "ARMED" if action.touches_world else "on"
-        else:
-            state = "dry run"
-        _print(plugin, state, action.settings if action else None, "actions", as_json)
+        settings_of = action.settings if action else None
+        _print(plugin, action_state(action), settings_of, "actions", as_json)
 
 
 def _print(plugin: Any, state: str, settings: Any, table: str, as_json: bool) -> None:

@@ -44,6 +44,10 @@ class QualityWork:
         """The state of this moment, as plain JSON types."""
         return asdict(self._status)
 
+    def error(self) -> str | None:
+        """What failed last, in one line; None while all is well."""
+        return self._status.error
+
     def stop(self) -> None:
         """Have a running pass end soon; the next start goes on from there."""
         self._stopping = True
