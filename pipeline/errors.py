@@ -8,6 +8,7 @@ HepduckError
 +-- ConfigError        the user's configuration: one clear line, exit code 2
 +-- CaptureError       a file (recording, pcap) that cannot be read: one clear line, exit code 2
 +-- StoreError         the lake cannot be opened, read or written
++-- SearchError        the search of calls cannot be read: one clear line, exit code 2
 +-- ActionError        an action could not be carried out; becomes an `action_attempt` row
 """
 
@@ -53,6 +54,22 @@ class CaptureError(HepduckError):
 
 class StoreError(HepduckError):
     """The store cannot be opened, read or written."""
+
+
+class SearchError(HepduckError):
+    """A search that cannot be read: `why`, at `start` in `text`, for `length` characters."""
+
+    def __init__(self, why: str, text: str, start: int, length: int = 1) -> None:
+        super().__init__(f"{why}, at column {start + 1} of the search")
+        self.why = why
+        self.text = text
+        self.start = start
+        self.length = length
+
+    def pointed(self) -> str:
+        """Two lines: the search, and a mark under the place."""
+        line = "".join(char if char.isprintable() else " " for char in self.text)
+        return f"{line}\n{' ' * self.start}{'^' * max(1, self.length)}"
 
 
 class ActionError(HepduckError):
