@@ -14,10 +14,11 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.durations import Duration
 from pipeline.engine.rules import RulesSettings
@@ -54,6 +55,39 @@ class LogSettings(BaseModel):
     """Logs go to stderr: JSON when that is no terminal."""
 
     model_config = ConfigDict(extra="forbid")
+class AppSettings(BaseModel):
+    """The web app of `hepduck app`. On an address that others can reach it wants a sign-in, one of three."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    listen: str = Field("127.0.0.1:8501", description="HOST:PORT; port 0: any that is free")
+    password_file: Path | None = Field(
+        None, description="sign-in: lines that `hepduck app --password-line USER` prints"
+    )
+    proxy_header: str | None = Field(
+        None, description='sign-in by a reverse proxy: its header with the user, "X-Forwarded-User"'
+    )
+    proxy_networks: list[str] = Field(
+        default=[], description='where that proxy connects from, "10.0.0.5/32"; others are refused'
+    )
+    oidc_users: list[str] = Field(
+        default=[], description='sign-in by OpenID Connect: emails that may, "*@example.com"'
+    )
+    secrets_file: Path = Field(
+        Path(".streamlit/secrets.toml"), description="its [auth] says how to reach the OpenID provider"
+    )
+    tls_certificate: Path | None = Field(None, description="PEM; serve HTTPS")
+    tls_key: Path | None = Field(None, description="PEM; the certificate's private key")
+    mask_numbers: bool = Field(
+        False, description="show and export telephone numbers without their last digits"
+    )
+
+    @field_validator("proxy_networks")
+    @classmethod
+    def _are_networks(cls, networks: list[str]) -> list[str]:
+        return [str(ip_network(network)) for network in networks]
+
+
 
     level: str = Field(
         "info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$"
@@ -78,6 +112,7 @@ class Settings(BaseModel):
         default=[], description="tables and files with call detail records, one [[cdr]] each"
     )
     quality: QualitySettings = Field(default_factory=QualitySettings)
+    app: AppSettings = Field(default_factory=AppSettings)
     # Plugins bring the models of their own tables; they are read when the plugins are loaded.
     detectors: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
     actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
