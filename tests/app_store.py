@@ -1,7 +1,8 @@
 """One store that all tests of the app read: ghost calls, calls with measured quality, and what could not be decoded.
 
-Made once per test process (its fixtures stand in conftest.py): a real tap hears recordings of a real Kamailio and a real Asterisk, whose CDRs are then
-imported. Kamailio's calls are moved to now (the rules leave old findings alone), Asterisk's keep their times.
+Made once per test process (its fixtures stand in conftest.py): a real tap hears recordings of a real Kamailio and
+a real Asterisk, whose CDRs are then imported. Kamailio's calls are moved to now (the rules leave old findings
+alone), Asterisk's keep their times.
 """
 
 from __future__ import annotations
