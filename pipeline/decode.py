@@ -21,6 +21,7 @@ from pipeline.errors import DecodeError
 from pipeline.ingest import Datagram
 from pipeline.protocols.hep import HepPacket
 from pipeline.protocols.hep import decode as decode_hep
+from pipeline.protocols.redact import Redactor
 from pipeline.protocols.sip import SipMessage, parse
 from pipeline.store.schema import arrow_schema
 
@@ -120,9 +121,16 @@ class Decoder:
     """Turns datagrams into events at once, and keeps the rows until they are taken as Arrow tables."""
 
     def __init__(
-        self, node: str, interest: Collection[str], admit: Admit = admit_all, *, last_msg_id: int = 0
+        self,
+        node: str,
+        interest: Collection[str],
+        admit: Admit = admit_all,
+        *,
+        last_msg_id: int = 0,
+        redactor: Redactor | None = None,
     ) -> None:
         self._node = node
+        self._redact = redactor or Redactor()
         self._interest = frozenset(interest)
         self._admit = admit
         self._last_id = last_msg_id
@@ -203,6 +211,8 @@ class Decoder:
         if kind == SIP:
             self._sip(datagram, packet, trusted, ts_us, events)
         elif kind in QUALITY or kind == LOG:
+            if kind == LOG:
+                packet = packet._replace(payload=self._redact.text(packet.payload))
             self._rows["log" if kind == LOG else "rtcp"].append(self._report(datagram, packet, ts_us))
         else:
             self._weird(datagram, ts_us, "hep_protocol_type", f"type {kind}", packet.payload)
@@ -260,7 +270,7 @@ class Decoder:
                     sip.sdp_ip,
                     sip.sdp_port,
                     sip.sdp_codecs,
-                    sip.payload,
+                    self._redact.message(sip),
                     len(sip.payload),
                     msg_id,
                 )
@@ -314,7 +324,7 @@ class Decoder:
                 datagram.agent_addr,
                 kind,
                 detail,
-                data[:WEIRD_HEAD_BYTES],
+                self._redact.text(data[: 2 * WEIRD_HEAD_BYTES])[:WEIRD_HEAD_BYTES],
                 len(data),
             )
         )

@@ -37,6 +37,7 @@ from pipeline.ingest.recordings import RecordingWriter
 from pipeline.ingest.tap import Tap
 from pipeline.jobs import Jobs
 from pipeline.outbox import Outbox
+from pipeline.protocols.redact import Redactor
 from pipeline.quality.work import QualityWork
 from pipeline.settings import Settings
 from pipeline.status import Status, plugin_states, write_status
@@ -102,6 +103,7 @@ class Service:
             self.engine.interest,
             settings.tap.agent_check().admit,
             last_msg_id=self.writer.last_msg_id,
+            redactor=self._redactor(),
         )
         self.rules = RuleRunner(
             settings.rules, actions, self.ledger, self._record_attempt, stop_file=self.paths.root / "STOP"
@@ -131,6 +133,10 @@ class Service:
         self._last_arrival_us = 0
         self._latency_us = 0  # from arrival to the end of detection, of the last batch
         self.latest = self.status("running")  # as last written, for other threads
+
+    def _redactor(self) -> Redactor:
+        key = self.settings.tap.auth_key
+        return Redactor(self.settings.store.redact, [key.get_secret_value().encode()] if key else [])
 
     def start(self) -> None:
         """Open the store and begin to receive."""

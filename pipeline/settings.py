@@ -26,6 +26,7 @@ from pipeline.engine.state import StateSettings
 from pipeline.errors import ConfigError
 from pipeline.ingest.cdr.settings import CdrSourceSettings, with_names_of_their_own
 from pipeline.ingest.tap import TapSettings
+from pipeline.protocols.redact import EVERYTHING, Redacted
 from pipeline.quality.settings import QualitySettings
 from pipeline.store.settings import WriterSettings
 
@@ -39,6 +40,9 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: Path = Field(Path("hepduck-data"), description="folder of the store")
+    redact: list[Redacted] = Field(
+        list(EVERYTHING), description="starred before it is stored: credentials, message_bodies"
+    )
     merge_interval: Duration = Field(timedelta(minutes=1), description='join small files; "0s": never')
     writer: WriterSettings = Field(default_factory=WriterSettings, description="how it is written")
 
