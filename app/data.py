@@ -8,26 +8,12 @@ from typing import Any
 
 import streamlit as st
 
+from app.config import settings
 from pipeline.api.opened import Store
-from pipeline.settings import Settings, load
 
 ANSWERS_KEPT = "10s"
 _MOST_ANSWERS = 200
 _MOST_BYTES = "200MB"  # of kept answers: what the app's memory is bounded by
-
-_configured: list[Settings] = []
-
-
-def configure(settings: Settings | None) -> None:
-    """What `hepduck app` was started with; None: what the file and the environment say."""
-    _configured[:] = [settings] if settings is not None else []
-
-
-def settings() -> Settings:
-    """The settings of this process."""
-    if not _configured:
-        _configured.append(load()[0])
-    return _configured[0]
 
 
 def store() -> Store:

@@ -7,6 +7,7 @@ from typing import Final
 import streamlit as st
 
 from app import data, frame, look, signin
+from app.config import settings
 from pipeline.errors import HepduckError
 
 PAGES: Final = (
@@ -24,7 +25,7 @@ def main() -> None:
     st.set_page_config(
         "hepduck", ":material/phone_in_talk:", layout="wide", initial_sidebar_state="collapsed"
     )
-    if not signin.passed():
+    if not signin.may_see(settings().app):
         st.stop()
     pages = [
         st.Page(f"views/{name}.py", title=title, icon=icon, url_path=name, default=name == "calls")

@@ -109,14 +109,14 @@ def reading(store: Path) -> Iterator[None]:
     """The app of this process reads `store`."""
     import streamlit as st  # noqa: PLC0415  half a second for tests that need no app
 
-    from app import data  # noqa: PLC0415
+    from app.config import configure  # noqa: PLC0415
     from pipeline.settings import load  # noqa: PLC0415
 
-    data.configure(load(overrides={"store.path": str(store)}, no_file=True)[0])
+    configure(load(overrides={"store.path": str(store)}, no_file=True)[0])
     try:
         yield
     finally:
-        data.configure(None)
+        configure(None)
         st.cache_data.clear()
         st.cache_resource.clear()
 
