@@ -5,6 +5,7 @@ configuration, 3 findings (only with --fail-on-findings), 130 interrupted.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import entry_points
 
 import typer
 
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 for module in (running, replaying, reading, cdr, quality, plugins):
     module.register(app)
+for point in sorted(entry_points(group="hepduck.commands"), key=lambda point: point.name):
+    point.load()(app)  # what other packages add, as the app does: a function that takes `app`
 
 
 def _version(value: bool) -> None:
