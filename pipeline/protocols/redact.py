@@ -9,7 +9,7 @@ the scheme's name. Keys of the media (RFC 4568, and `k=` of RFC 4566) count as c
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final, Literal, get_args
 
 from pipeline.protocols.sip import SipMessage
@@ -20,20 +20,20 @@ EVERYTHING: Final[tuple[Redacted, ...]] = get_args(Redacted)
 _SHORTEST_KEY = 4  # a shorter one would star half of every packet
 
 # A header with its continuation lines (RFC 3261 7.3.1); a bare CR is a blank, as everywhere here.
+_IN_REQUESTS = (b"authorization", b"secret")
+_IN_REPLIES = (b"authentication-info",)
 _HEADER = re.compile(
-    rb"^(?P<name>(?:proxy-)?(?:authorization|authentication-info)|[\w-]*secret)[ \t]*:"
+    rb"(?P<name>(?:proxy-)?(?:authorization|authentication-info)|[\w-]*secret)[ \t]*:"
     rb"(?P<value>[^\n]*(?:\n[ \t][^\n]*)*)",
-    re.IGNORECASE | re.MULTILINE,
+    re.IGNORECASE,
 )
 _DIGEST = re.compile(rb"\s*digest\s", re.IGNORECASE)
 _OTHER_SCHEME = re.compile(rb"\s*[\w-]+\s+(?=\S)")
-_PROOF = re.compile(
-    rb"""(?<![\w-])(?:response|rspauth)\s*=\s*(?P<value>"(?:[^"\\]|\\.)*|[^",\s][^,\s]*)""",
-    re.IGNORECASE | re.DOTALL,
-)
+_PROOFS = (b"response", b"rspauth")
+_PROOF = re.compile(rb"""\w+\s*=\s*(?P<value>"(?:[^"\\]|\\.)*|[^",\s][^,\s]*)""", re.DOTALL)
 _MEDIA_KEY = re.compile(rb"(?:\binline:|^k=[\w-]+:)(?P<value>[^\s|;]+)", re.IGNORECASE | re.MULTILINE)
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_VISIBLE = re.compile(rb'[^\s"]')
+_STARS = bytes(byte if byte in b' \t\r\n"' else 0x2A for byte in range(256))
 
 
 class Redactor:
@@ -48,9 +48,10 @@ class Redactor:
         """The message's bytes as they may be stored: the very same object where there is nothing to hide."""
         payload = sip.payload
         if self._credentials:
-            # Only requests show credentials, only a 2xx proves that the server knows them (RFC 3261 22).
-            if sip.is_request or 200 <= (sip.status or 0) < 300:
-                payload = _without_credentials(payload)
+            if sip.is_request:
+                payload = _without_credentials(payload, _IN_REQUESTS)
+            elif 200 <= (sip.status or 0) < 300:  # here the server proves that it knows the password, too
+                payload = _without_credentials(payload, _IN_REPLIES)
             if sip.body:
                 payload = _without_media_keys(payload)
         if self._bodies and sip.body and sip.method == "MESSAGE":
@@ -61,31 +62,44 @@ class Redactor:
         """Whatever else is kept of what came in: lines of logs, the head of what could not be decoded."""
         for key in self._keys:
             data = data.replace(key, b"*" * len(key))
-        return _without_media_keys(_without_credentials(data)) if self._credentials else data
+        if self._credentials:
+            data = _without_media_keys(_without_credentials(data, _IN_REQUESTS + _IN_REPLIES))
+        return data
 
 
-def _without_credentials(data: bytes) -> bytes:
+def _without_credentials(data: bytes, words: Iterable[bytes]) -> bytes:
     low = data.lower()
-    if b"authorization" in low or b"secret" in low or b"rspauth" in low:
-        return _HEADER.sub(_without_proof, data)
+    for word in words:
+        at = low.find(word)
+        while at >= 0:  # a pattern that ignores case is slow; it looks only where one of the words is
+            header = _HEADER.match(data, low.rfind(b"\n", 0, at) + 1)
+            if header:
+                data = _without_proof(data, low, header)
+            at = low.find(word, header.end() if header else at + 1)
     return data
 
 
-def _without_proof(header: re.Match[bytes]) -> bytes:
-    name, value = header["name"].lower(), header["value"]
-    begins = header.start("value") - header.start()
-    if name.endswith(b"info") or _DIGEST.match(value):
-        starred = _PROOF.sub(_starred, value)
-    else:
-        scheme = None if name.endswith(b"secret") else _OTHER_SCHEME.match(value)
-        kept = scheme.end() if scheme else 0
-        starred = value[:kept] + _VISIBLE.sub(b"*", value[kept:])
-    return header[0][:begins] + starred
+def _without_proof(data: bytes, low: bytes, header: re.Match[bytes]) -> bytes:
+    name, (start, end) = header["name"].lower(), header.span("value")
+    if not name.endswith(b"info") and not _DIGEST.match(data, start, end):
+        scheme = None if name.endswith(b"secret") else _OTHER_SCHEME.match(data, start, end)
+        return _starred(data, scheme.end() if scheme else start, end)
+    for word in _PROOFS:
+        at = low.find(word, start, end)
+        while at >= 0:
+            proof = _PROOF.match(data, at, end)
+            if proof:
+                data = _starred(data, *proof.span("value"))
+            at = low.find(word, at + 1, end)
+    return data
 
 
 def _without_media_keys(data: bytes) -> bytes:
     low = data.lower()
-    return _MEDIA_KEY.sub(_starred, data) if b"inline:" in low or b"\nk=" in low else data
+    if b"inline:" in low or b"\nk=" in low:
+        for key in _MEDIA_KEY.finditer(data):
+            data = _starred(data, *key.span("value"))
+    return data
 
 
 def _without_body(payload: bytes) -> bytes:
@@ -94,6 +108,5 @@ def _without_body(payload: bytes) -> bytes:
     return payload[:end] + b"*" * (len(payload) - end)
 
 
-def _starred(match: re.Match[bytes]) -> bytes:
-    begins = match.start("value") - match.start()
-    return match[0][:begins] + _VISIBLE.sub(b"*", match["value"])
+def _starred(data: bytes, start: int, end: int) -> bytes:
+    return data[:start] + data[start:end].translate(_STARS) + data[end:]
