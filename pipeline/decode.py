@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import structlog
@@ -106,12 +106,21 @@ def agent_name(address: str, agent_id: int | None) -> str:
     return address if agent_id is None else f"{address}/{agent_id}"
 
 
+class BadKey(NamedTuple):
+    """Packets of one agent and HEP version with a wrong key, or with none."""
+
+    agent_addr: str
+    hep_version: int
+    has_key: bool
+
+
 @dataclass(slots=True)
 class Counts:
     """Messages by fate so far. A datagram that holds several counts as many."""
 
     unpacked: int = 0  # messages beyond the first of their datagram
     rejected: Counter[str] = field(default_factory=Counter)
+    bad_keys: Counter[BadKey] = field(default_factory=Counter)  # who is rejected for `bad_key`
     weird: Counter[str] = field(default_factory=Counter)
     defects: Counter[str] = field(default_factory=Counter)  # of messages that were stored all the same
     messages: Counter[tuple[str, str]] = field(default_factory=Counter)  # method, status class or "request"
@@ -165,10 +174,17 @@ class Decoder:
         for packet in decode_hep(datagram.data, now_us=datagram.arrival_us):
             trusted = self._admit(datagram, packet)
             if trusted is None:
-                self.counts.rejected["bad_key"] += 1
-                self._made += 1
+                self._reject(datagram, packet)
             else:
                 self._packet(datagram, packet, trusted, events)
+
+    def _reject(self, datagram: Datagram, packet: HepPacket) -> None:
+        self.counts.rejected["bad_key"] += 1
+        self._made += 1
+        who = BadKey(datagram.agent_addr, packet.version, packet.auth_key is not None)
+        if who not in self.counts.bad_keys and len(self.counts.bad_keys) >= MAX_AGENTS:
+            who = BadKey(OTHERS, *who[1:])
+        self.counts.bad_keys[who] += 1
 
     def take(self) -> dict[str, pa.Table]:
         """The rows since the last call, as one Arrow table for each table of the store that got any."""

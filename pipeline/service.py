@@ -309,6 +309,10 @@ class Service:
             started_us=self._started_us,
             updated_us=now_us(),
             listeners=dict(listeners),
+            receive_buffers={
+                name: {"asked_bytes": asked, "granted_bytes": granted}
+                for name, (asked, granted) in self.tap.receive_buffers().items()
+            },
             received=queue["accepted"]
             + queue["queue_full"]
             + kernel_dropped
@@ -318,6 +322,9 @@ class Service:
             stored=stored,
             rejected=rejected.total(),
             rejected_by_reason=dict(rejected),
+            bad_keys=[
+                {**who._asdict(), "count": count} for who, count in self.decoder.counts.bad_keys.items()
+            ],
             dropped_by_reason=dropped,
             queued=queue["depth"] + self.decoder.pending + self.outbox.handed_over - stored - lost,
             weird=dict(self.decoder.counts.weird),

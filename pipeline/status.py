@@ -38,10 +38,12 @@ class Status:
     started_us: int
     updated_us: int
     listeners: dict[str, Any]
+    receive_buffers: dict[str, dict[str, int]]  # of UDP listeners: asked_bytes, granted_bytes
     received: int
     stored: int
     rejected: int
     rejected_by_reason: dict[str, int]
+    bad_keys: list[dict[str, Any]]  # of these `bad_key`: `pipeline.decode.BadKey` with a count
     dropped_by_reason: dict[str, int]
     queued: int
     weird: dict[str, int]
