@@ -29,11 +29,16 @@ log = structlog.get_logger(__name__)
 
 
 class Detector(Protocol):
-    """What a detector is: a name, an interest, settings; events in, commands out."""
+    """What a detector is: a name, an interest, settings; events in, commands out.
+
+    `interest` holds methods (for replies the method of CSeq), or narrower `INVITE request`, `REGISTER 4xx`:
+    what is not named costs nothing. A detector with a true `copies` is told of every such message, not only of
+    those that say something new: retransmissions, refusals, what another agent mirrored of the same hop.
+    """
 
     name: ClassVar[str]
     Settings: ClassVar[type[BaseModel]]
-    interest: ClassVar[frozenset[str]]  # methods; for replies the method of CSeq
+    interest: ClassVar[frozenset[str]]
 
     @property
     def memory_us(self) -> int:
@@ -47,6 +52,18 @@ class Detector(Protocol):
 
     def on_timer(self, timer: TimerFired) -> Iterable[Command]:
         """A timer that this detector started is due."""
+
+
+Told = dict[tuple[str, int], list[Detector]]
+"""Who is told of a method and class of reply; class 0 is the request."""
+
+
+def _tell(told: Told, detector: Detector) -> None:
+    for name in detector.interest:
+        method, _, kind = name.partition(" ")
+        classes = range(7) if not kind else [0 if kind == "request" else int(kind.removesuffix("xx"))]
+        for number in classes:
+            told.setdefault((method, number), []).append(detector)
 
 
 def finding_id(finding: Finding) -> str:
@@ -68,12 +85,12 @@ class Engine:
             memory_us,
         )
         self._detectors = {detector.name: detector for detector in detectors}
-        self._interested: dict[str, list[Detector]] = {}
+        # By method and class of the reply (0: a request): who is told of news, and who of the rest, too.
+        self._interested: dict[tuple[str, int], list[Detector]] = {}
+        self._onlookers: dict[tuple[str, int], list[Detector]] = {}
         for detector in detectors:
-            detector.attach(self.state)
-            for method in detector.interest:
-                self._interested.setdefault(method, []).append(detector)
-        self.interest = CALL_METHODS | self._interested.keys()
+            self._add(detector)
+        self.interest = CALL_METHODS | {method for method, _ in self._interested}
         self._failures: dict[str, int] = {}
         self._raised: dict[tuple[str, str], int] = {}
         self.own_messages = 0
@@ -88,9 +105,9 @@ class Engine:
             if (event.sip.from_tag or "").startswith(OWN_TAG_PREFIX):
                 self.own_messages += 1
                 continue
-            if not self.state.take(event):
-                continue
-            for detector in self._interested.get(event.sip.method or "", ()):
+            sip = event.sip
+            told = self._interested if self.state.take(event) else self._onlookers
+            for detector in told.get((sip.method or "", (sip.status or 0) // 100), ()):
                 findings += self._ask(detector, event, event.agent)
         return findings
 
@@ -112,6 +129,15 @@ class Engine:
     def holding(self) -> int:
         """Timers of detectors that are set: facts not yet decided."""
         return self.clocks.pending_of(self._detectors)
+
+    def _add(self, detector: Detector) -> None:
+        detector.attach(self.state)
+        tables = [self._interested, self._onlookers] if getattr(detector, "copies", False) else [self._interested]
+        for name in detector.interest:
+            method, _, kind = name.partition(" ")
+            for number in range(7) if not kind else (0,) if kind == "request" else (int(kind[0]),):
+                for table in tables:
+                    table.setdefault((method, number), []).append(detector)
 
     def _fire(self, due: Due) -> list[Finding]:
         if due.owner == _STATE:
