@@ -223,17 +223,22 @@ def info(source: Source) -> list[Row]:
     )
 
 
-def run_sql(source: Source, sql: str) -> pd.DataFrame:
+def read_sql(source: Source, sql: str) -> pa.Table:
     """The result of the user's own query: what `require_reading` lets pass, never a change.
 
     Raises StoreError for anything else, and for what DuckDB makes of it.
     """
     try:
         require_reading(sql)
-        result: pd.DataFrame = _fetch(source, sql, None).to_pandas()
+        return _fetch(source, sql, None)
     except duckdb.Error as error:
         raise StoreError(str(error)) from error
-    return result
+
+
+def run_sql(source: Source, sql: str) -> pd.DataFrame:
+    """The same as a DataFrame."""
+    frame: pd.DataFrame = read_sql(source, sql).to_pandas()
+    return frame
 
 
 def rows_of(source: Source, sql: str, parameters: Row | None = None) -> list[Row]:
