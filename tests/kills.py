@@ -84,40 +84,44 @@ def kill_often(folder: Path, rounds: int) -> str:
     tap = RunningTap(folder, *(f"--set={option}" for option in OPTIONS), listen=[f"udp:127.0.0.1:{port}"])
     stored_in_all, before = 0, 0
     pending: GhostCall | None = None
-    tap.start()
-    with helper("load", port), helper("read", tap.store) as reader:
-        for number in range(rounds):
-            if number:
-                tap.start()
-            tap.wait_for(lambda status: status["stored"] > 0, "something stored")
-            if pending:
-                pending.be_found(tap)
-            pending = GhostCall(folder)
-            pending.happen(tap)
-            time.sleep(rng.uniform(0, 0.3))  # any moment may be the last
+    try:
+        tap.start()
+        with helper("load", port), helper("read", tap.store) as reader:
+            for number in range(rounds):
+                if number:
+                    tap.start()
+                tap.wait_for(lambda status: status["stored"] > 0, "something stored")
+                if pending:
+                    pending.be_found(tap)
+                pending = GhostCall(folder)
+                pending.happen(tap)
+                time.sleep(rng.uniform(0, 0.3))  # any moment may be the last
+                tap.kill()
+                last = tap.status()
+                assert last is not None
+                (counted,) = tap.rows(COUNTS.format(""))
+                (loaded,) = tap.rows(LOADED)
+                assert counted["rows"] == counted["ids"], f"round {number}"
+                assert loaded["rows"] == loaded["calls"], f"round {number}"
+                assert counted["rows"] >= before + last["stored"], f"round {number}"
+                stored_in_all += last["stored"]
+                before = counted["rows"]
+                assert reader.poll() is None, f"the reader ended in round {number}"
+            out, _ = reader.communicate("enough\n", timeout=60)
+        assert reader.returncode == 0, out
+        told = json.loads(out.splitlines()[-1])
+        assert told["rows"] == before
+        assert told["queries"] > rounds
+        found = tap.rows("SELECT call_id, count(*) AS times FROM finding GROUP BY call_id")
+        assert len(found) == rounds - 1
+        assert all(row["times"] == 1 for row in found), found
+        acted = tap.rows(
+            "SELECT call_id FROM action_attempt WHERE action = 'fake_call' AND outcome <> 'duplicate'"
+        )
+        assert len(acted) == len({row["call_id"] for row in acted}) == rounds - 1
+    finally:
+        if tap.alive:
             tap.kill()
-            last = tap.status()
-            assert last is not None
-            (counted,) = tap.rows(COUNTS.format(""))
-            (loaded,) = tap.rows(LOADED)
-            assert counted["rows"] == counted["ids"], f"round {number}"
-            assert loaded["rows"] == loaded["calls"], f"round {number}"
-            assert counted["rows"] >= before + last["stored"], f"round {number}"
-            stored_in_all += last["stored"]
-            before = counted["rows"]
-            assert reader.poll() is None, f"the reader ended in round {number}"
-        out, _ = reader.communicate("enough\n", timeout=60)
-    assert reader.returncode == 0, out
-    told = json.loads(out.splitlines()[-1])
-    assert told["rows"] == before
-    assert told["queries"] > rounds
-    found = tap.rows("SELECT call_id, count(*) AS times FROM finding GROUP BY call_id")
-    assert len(found) == rounds - 1
-    assert all(row["times"] == 1 for row in found), found
-    acted = tap.rows(
-        "SELECT call_id FROM action_attempt WHERE action = 'fake_call' AND outcome <> 'duplicate'"
-    )
-    assert len(acted) == len({row["call_id"] for row in acted}) == rounds - 1
     with tap:  # and the store is as good as ever
         assert tap.stop() == 0
     assert tap.rows(COUNTS.format(""))[0]["rows"] >= before
