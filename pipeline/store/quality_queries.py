@@ -108,8 +108,8 @@ def call_legs(source: Source, call_id: str) -> list[Row]:
     sql = """
         SELECT l.*, b.unit IS NOT NULL AS best
         FROM (SELECT * FROM leg_quality WHERE call_id = $call_id) l
-        LEFT JOIN (SELECT unit, leg, direction, coalesce(leg_name, '') AS leg_name FROM leg_quality_best
-            WHERE call_id = $call_id) b
+        LEFT JOIN (SELECT unit, leg, direction, coalesce(leg_name, '') AS leg_name
+            FROM leg_quality_best(NULL, NULL, $call_id)) b
             ON b.unit = l.unit AND b.leg = l.leg AND b.direction = l.direction
             AND b.leg_name = coalesce(l.leg_name, '')
         ORDER BY l.leg, l.ts, l.direction, NOT best, l.source"""
