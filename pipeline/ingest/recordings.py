@@ -21,14 +21,14 @@ import zstandard
 
 from pipeline.errors import CaptureError
 from pipeline.ingest import Datagram
+from pipeline.ingest.captures.counts import CaptureCounts
+from pipeline.ingest.unpack import Source
 
 __all__ = ["Datagram", "Recording", "RecordingWriter", "read_recording", "shuffle"]
 
 MAGIC: Final = b"HEPREC01"
 _RECORD: Final = Struct("!QHI")
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _MAX_RECORD_BYTES: Final = 1 << 20  # a HEP packet has at most 65535
-_BLOCK_BYTES: Final = 1 << 16
 _FLUSH_EVERY_S: Final = 1.0
 
 
@@ -41,16 +41,18 @@ def read_recording(path: str | PathLike[str]) -> Recording:
 
 
 class Recording(Iterator[Datagram]):
-    """An iterator over a recording; `damage` says, after the last record, what is wrong with the rest."""
+    """An iterator over a recording; `damage` says, after the last record, what is wrong with the rest.
+
+    `counts` has each record as a packet that carries a message; `cut_short`: the file merely ends too soon.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.counts = CaptureCounts()
         self.damage: str | None = None
-        try:
-            magic = next(self._blocks(), b"")[: len(MAGIC)]
-        except (OSError, zstandard.ZstdError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CaptureError(f"{path} cannot be read: {reason}") from error
+        self.cut_short = False
+        self._source = Source(path, _MAX_RECORD_BYTES)
+        magic = self._source.read(len(MAGIC))
         if magic != MAGIC:
             raise CaptureError(f"{path} is no recording: it starts with {magic!r}, not {MAGIC!r}")
         self._records = self._read()
@@ -58,41 +60,36 @@ class Recording(Iterator[Datagram]):
     def __next__(self) -> Datagram:
         return next(self._records)
 
-    def _blocks(self) -> Iterator[bytes]:
-        """The file, unpacked, in pieces; of a cut zstd file everything up to the last flush."""
-        with self.path.open("rb") as file:
-            block = file.read(_BLOCK_BYTES)
-            if block.startswith(_ZSTD_MAGIC):
-                unpacker = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
-                while block:
-                    if unpacked := unpacker.decompress(block):
-                        yield unpacked
-                    block = file.read(_BLOCK_BYTES)
-            while block:
-                yield block
-                block = file.read(_BLOCK_BYTES)
+    @property
+    def place(self) -> int:
+        """How many bytes of the unpacked file have been read."""
+        return self._source.at
 
     def _read(self) -> Iterator[Datagram]:
-        rest, at, place = b"", 0, len(MAGIC)  # the rest, its place in the file, the next record's place in it
+        source, counts = self._source, self.counts
+        place = source.at
         try:
-            for block in self._blocks():
-                rest += block
-                while len(rest) - place >= _RECORD.size:
-                    arrival_ns, port, length = _RECORD.unpack_from(rest, place)
-                    if length > _MAX_RECORD_BYTES:
-                        self.damage = f"{self.path}: the record at byte {at + place} claims {length} bytes"
-                        return
-                    data_at = place + _RECORD.size
-                    if len(rest) - data_at < length:
-                        break
-                    place = data_at + length
-                    yield Datagram(arrival_ns // 1000, "127.0.0.1", port, "file", True, rest[data_at:place])
-                rest, at, place = rest[place:], at + place, 0
-        except (OSError, zstandard.ZstdError) as error:
-            self.damage = f"{self.path}: unreadable from byte {at} on: {error}"
-            return
-        if rest:
-            self.damage = f"{self.path}: the record at byte {at} is cut short; all before it were read"
+            while head := source.read(_RECORD.size):
+                if source.lacking:
+                    break
+                arrival_ns, port, length = _RECORD.unpack(head)
+                if length > _MAX_RECORD_BYTES:
+                    self.damage = f"{self.path}: the record at byte {place} claims {length} bytes"
+                    return
+                data = source.read(length)
+                if len(data) < length:
+                    break
+                place = source.at
+                counts.packets += 1
+                counts.carriers += 1
+                counts.messages += 1
+                yield Datagram(arrival_ns // 1000, "127.0.0.1", port, "file", True, data)
+        except CaptureError as error:
+            self.damage = str(error)
+        else:
+            if place != source.at:
+                self.cut_short = True
+                self.damage = f"{self.path}: the record at byte {place} is cut short; all before it were read"
 
 
 class RecordingWriter:

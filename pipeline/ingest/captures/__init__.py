@@ -1,0 +1,1 @@
+"""Captures (pcap, pcapng): the SIP and HEP in them, as a mirror would have sent it."""
