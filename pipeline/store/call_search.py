@@ -56,7 +56,7 @@ _STATES: Final = {
     "no_rtp": "c.outcome = 'answered' AND c.call_id IN (SELECT call_id FROM worst WHERE packets = 0)",
     "poor": f"c.call_id IN (SELECT call_id FROM worst WHERE sure_r_factor < {POOR_R})",
 }
-_NUMBER_FORM = re.compile(r"[+(]?[\d\s().\-/]+")
+NUMBER_FORM = re.compile(r"[+(]?[\d\s().\-/]+")
 _FEWEST_DIGITS = 3
 _WHOLE_DIGITS = 7  # with fewer, a number that is the end of another is not the same
 _PREFIX = re.compile(r"^[+(]*0{0,2}")
@@ -113,8 +113,8 @@ def _value(term: Term, value: Value, bound: Bound) -> str:
         f"c.call_id IN (SELECT call_id FROM {table} WHERE {alike(column)})"
         for table, column in _ELSEWHERE.get(key or "", ())
     ]
-    if key in _NUMBERS and not value.is_pattern and _NUMBER_FORM.fullmatch(value.text):
-        parts += _numbers(_NUMBERS[key], value.text, whole, bound)
+    if key in _NUMBERS and not value.is_pattern and NUMBER_FORM.fullmatch(value.text):
+        parts += numbers(_NUMBERS[key], value.text, whole, bound)
     return " OR ".join(parts)
 
 
@@ -137,7 +137,7 @@ def likeness(value: Value, whole: bool, bound: Bound) -> Callable[[str], str]:
     return lambda column: f"contains(lower({column}), lower({name}))"
 
 
-def _numbers(columns: Iterable[str], text: str, whole: bool, bound: Bound) -> Iterator[str]:
+def numbers(columns: Iterable[str], text: str, whole: bool, bound: Bound) -> Iterator[str]:
     """Columns that hold the same number: +49 30 1234567, 0049301234567 and 0301234567 are spelt differently only.
 
     The country code may be missing on either side, so a number of seven digits or more is also the same as one that
