@@ -29,7 +29,7 @@ from pipeline.engine.calls import Call, Ending, Outcome
 from pipeline.engine.commands import Command, Finding, StartTimer
 from pipeline.engine.events import SipEvent, TimerFired
 from pipeline.engine.state import State
-from pipeline.protocols.uri import aor, push_provider
+from pipeline.protocols.uri import Contact, aor, push_provider
 
 OUTCOMES = get_args(Outcome)
 
@@ -172,10 +172,14 @@ class LateRegister:
         keys = (self._account(key) for key in call.callee_keys())
         return self._state.devices_of(call, keys)
 
-    def _is_push(self, registration: Registration) -> bool:
-        if registration.sip.user_agent and self._user_agent.search(registration.sip.user_agent):
+    def is_push_device(self, user_agent: str | None, contacts: Iterable[Contact]) -> bool:
+        """Whether a device is woken by a push that puts a call screen up at once."""
+        if user_agent and self._user_agent.search(user_agent):
             return True
-        return any(push_provider(c) in self.settings.devices.push_providers for c in registration.contacts)
+        return any(push_provider(c) in self.settings.devices.push_providers for c in contacts)
+
+    def _is_push(self, registration: Registration) -> bool:
+        return self.is_push_device(registration.sip.user_agent, registration.contacts)
 
     # -- names -----------------------------------------------------------------------------------------
 
