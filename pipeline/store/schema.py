@@ -7,7 +7,7 @@ its files are laid out. Nothing here opens a database.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -58,33 +58,64 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the files of a table are laid out.
+    """How the files of a table are laid out, and how its rows grow old.
 
     `latest_by`: the table holds states; of several rows of one batch with the same key the last one is kept.
+    `age_column`: when a row came, for retention; never the sender's own time where there is another.
+    `state_key`, `state_version`: of the rows with the same key only those of the highest version count.
     """
 
     sort_by: tuple[str, ...] = ()
     bloom_column: str | None = None
     partition_column: str | None = None
     latest_by: tuple[str, ...] = ()
+    age_column: str = "recorded_at"
+    state_key: tuple[str, ...] = ()
+    state_version: str = "recorded_at"
+
+
+def _messages(by: str) -> Layout:
+    return Layout((by, "ts"), bloom_column=by, partition_column="received_at", age_column="received_at")
+
+
+def _states(key: tuple[str, ...]) -> Layout:
+    return Layout(latest_by=key, state_key=key)
+
+
+def _units(name: str, time: str) -> Layout:
+    return Layout(
+        (name, time),
+        bloom_column=name,
+        partition_column="recorded_at",
+        state_key=("unit",),
+        state_version="revision",
+    )
 
 
 _LAYOUTS = {
-    "sip": Layout(("call_id", "ts"), bloom_column="call_id", partition_column="received_at"),
-    "rtcp": Layout(("correlation_id", "ts"), bloom_column="correlation_id", partition_column="received_at"),
-    "log": Layout(("correlation_id", "ts"), bloom_column="correlation_id", partition_column="received_at"),
-    "weird": Layout(("received_at",), partition_column="received_at"),
-    "call_state": Layout(
-        ("call_id", "first_ts"),
+    "sip": _messages("call_id"),
+    "rtcp": _messages("correlation_id"),
+    "log": _messages("correlation_id"),
+    "weird": Layout(("received_at",), partition_column="received_at", age_column="received_at"),
+    "call_state": replace(
+        _states(("node", "call_id")),
+        sort_by=("call_id", "first_ts"),
         bloom_column="call_id",
         partition_column="recorded_at",
-        latest_by=("node", "call_id"),
     ),
-    "agent_state": Layout(latest_by=("node", "agent")),
-    "registration": Layout(("aor", "ts")),
-    "leg_quality_state": Layout(("call_id", "ts"), bloom_column="call_id", partition_column="recorded_at"),
-    "cdr_call_state": Layout(("call_id", "start_ts"), bloom_column="call_id", partition_column="recorded_at"),
-    "call_leg_state": Layout(("name", "ts"), bloom_column="name", partition_column="recorded_at"),
+    "agent_state": _states(("node", "agent")),
+    "registration": Layout(("aor", "ts"), age_column="ts"),
+    "leg_quality_state": _units("call_id", "ts"),
+    "cdr_call_state": _units("call_id", "start_ts"),
+    "call_leg_state": _units("name", "ts"),
+    "quality_mark_state": Layout(state_key=("node",)),
+    "cdr_source_state": Layout(state_key=("node", "source")),
+    "cdr": Layout(age_column="imported_at"),
+    "cdr_leg": Layout(age_column="imported_at"),
+    "finding": Layout(age_column="ts"),
+    "action_attempt": Layout(age_column="started_at"),
+    "ingest_minute": Layout(age_column="minute"),
+    "schema_version": Layout(age_column="applied_at"),
 }
 
 # What callers name, and the table of states behind the view of that name.

@@ -1,12 +1,34 @@
-"""Settings of the store's writer; the defaults fit a tap on a small machine."""
+"""Settings of the store: how it is written, and what is kept. The defaults fit a tap on a small machine."""
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.durations import Duration
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB|%)", re.ASCII)
+
+
+def _known_size(text: str) -> str:
+    if _SIZE.fullmatch(text) is None:
+        raise ValueError(f'{text!r} is no size; write for example "50GB", or "80%" of the disk')
+    return text
+
+
+Size = Annotated[str, AfterValidator(_known_size)]
+"""A settings field that holds a size, `"50GB"`, or a share of the disk, `"80%"`."""
+
+
+def to_bytes(size: str, disk_bytes: int) -> int:
+    """A `Size` in bytes, on a disk of that size."""
+    found = _SIZE.fullmatch(size)
+    assert found is not None
+    return round(float(found[1]) * (disk_bytes / 100 if found[2] == "%" else _UNITS[found[2]]))
 
 
 class WriterSettings(BaseModel):
@@ -30,3 +52,49 @@ class WriterSettings(BaseModel):
     memory_limit: str = Field("1GB", description="most memory that DuckDB takes in the tap")
     threads: int = Field(2, ge=1, description="threads of DuckDB in the tap")
     serve_readers: bool = Field(True, description="let other processes read live, on loopback")
+
+
+_MESSAGES = timedelta(days=14)
+_FACTS = timedelta(days=400)
+
+
+class RetentionSettings(BaseModel):
+    """Settings `[store.retention]`: how long rows stay after they came; "0s" keeps them for ever.
+
+    A file goes when its newest row is old enough, so that rows may stay a day longer than this.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sip: Duration = Field(_MESSAGES, description="SIP messages")
+    rtcp: Duration = Field(_MESSAGES, description="RTCP reports")
+    log: Duration = Field(_MESSAGES, description="log lines of agents")
+    weird: Duration = Field(_MESSAGES, description="what could not be decoded")
+    call: Duration = Field(_FACTS, description="calls, one row each")
+    registration: Duration = Field(_FACTS, description="changes of bindings")
+    cdr: Duration = Field(_FACTS, description="CDRs, and the calls that they make up")
+    quality: Duration = Field(_FACTS, description="voice quality of legs")
+    finding: Duration = Field(_FACTS, description="findings")
+    action: Duration = Field(_FACTS, description="attempts of actions")
+    counts: Duration = Field(_FACTS, description="counts by minute, quality by hour")
+    max_size: Size = Field(
+        "80%",
+        description="of all files, or of the disk: beyond it the oldest messages go, whatever their age",
+    )
+
+    def by_table(self) -> dict[str, timedelta]:
+        """Table -> how long its rows stay; tables that are not named keep theirs."""
+        of_tables = (
+            (self.sip, "sip imported_file"),
+            (self.rtcp, "rtcp"),
+            (self.log, "log"),
+            (self.weird, "weird"),
+            (self.call, "call_state"),
+            (self.registration, "registration"),
+            (self.cdr, "cdr cdr_leg cdr_call_state call_leg_state"),
+            (self.quality, "leg_quality_state"),
+            (self.finding, "finding"),
+            (self.action, "action_attempt"),
+            (self.counts, "ingest_minute sip_minute quality_hour_state"),
+        )
+        return {table: age for age, names in of_tables if age for table in names.split()}

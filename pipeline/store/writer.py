@@ -13,8 +13,9 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -89,6 +90,8 @@ class Writer:
         except BaseException:
             self._lock.release()
             raise
+        self._committing = threading.Lock()
+        self._tending = threading.Lock()
         self._changed = threading.Condition()
         self._queue: deque[_Entry] = deque()
         self._queued_rows = 0
@@ -159,9 +162,32 @@ class Writer:
             raise StoreError("the store is closed, or being opened again after an error")
         return catalog.connection.cursor()
 
+    @contextmanager
+    def upkeep(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor in the lake for upkeep beside the flushes: one at a time, for what merges and what deletes would
+        refuse each other. Raises StoreError when the writer is stopped."""
+        with self._tending:
+            if self.stopping:
+                raise StoreError("the writer is stopped")
+            with self.cursor() as cursor:
+                cursor.execute("USE lake")
+                yield cursor
+
+    @contextmanager
+    def between_commits(self) -> Iterator[None]:
+        """No batch is committed meanwhile: DuckLake refuses rows for a table that others are deleted from at that
+        moment. What arrives is queued, so be quick."""
+        with self._committing:
+            yield
+
+    @property
+    def stopping(self) -> bool:
+        """True once `stop` was called: upkeep ends soon then."""
+        return self._give_up_at is not None
+
     def merge(self, max_file_bytes: int | None = None) -> upkeep.Merged:
         """Merge files, those below `max_file_bytes` only, beside the flushes (see `upkeep.merge`)."""
-        with self.cursor() as cursor:
+        with self.upkeep() as cursor:
             return upkeep.merge(cursor, self.paths, max_file_bytes)
 
     def stop(self, timeout_s: float = 30.0) -> WriterStatus:
@@ -267,7 +293,8 @@ class Writer:
         # Strictly rising, so that the latest of several states is always known.
         self._recorded_at = max(datetime.now(UTC), self._recorded_at + timedelta(microseconds=1))
         try:
-            self._catalog.commit(batch.batch_id, batch.tables, self._recorded_at, again=batch.failed)
+            with self._committing:
+                self._catalog.commit(batch.batch_id, batch.tables, self._recorded_at, again=batch.failed)
         except (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException):
             broken, self._catalog = self._catalog, None  # DuckDB refuses all further work on it
             broken.close()
