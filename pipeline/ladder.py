@@ -49,6 +49,14 @@ class Arrow:
         """The label, and how often it was seen where that was more than once."""
         return f"{self.label} x{self.copies}" if self.copies > 1 else self.label
 
+    @property
+    def family(self) -> str:
+        """What it is drawn as: own, request, 1xx, 2xx, 3xx, or failure."""
+        first = self.label[:1]
+        if self.kind == "own" or not first.isdigit():
+            return "own" if self.kind == "own" else "request"
+        return f"{first}xx" if first in "123" else "failure"
+
 
 @dataclass(slots=True)
 class Note:
@@ -89,13 +97,15 @@ def build(
     """
     places: dict[str, int] = {}
     agents: dict[int, str] = {}
+    origins: dict[object, int] = {}
     drawn: dict[tuple[object, ...], Arrow] = {}
     hops: list[tuple[Arrow, tuple[object, ...]]] = []
     for row in sorted(messages, key=lambda row: (row["ts"], row["msg_id"])):
         src = places.setdefault(_place(row["src_ip"], row["src_port"]), len(places))
         dst = places.setdefault(_place(row["dst_ip"], row["dst_port"]), len(places))
-        if row.get("user_agent"):
-            agents.setdefault(src, printable(row["user_agent"]))
+        identity = _identity(row)
+        if row.get("user_agent") and src == origins.setdefault(identity or row["msg_id"], src):
+            agents.setdefault(src, printable(row["user_agent"]))  # a proxy passes on that of others
         label = message_label(row)
         same = (src, dst, label, row["call_id"], row["cseq"], row["via_branch"])
         if same in drawn:
@@ -106,7 +116,7 @@ def build(
         arrow = Arrow(row["ts"], src, dst, label, row["msg_id"], kind="own" if own else "message")
         arrow.call_id, arrow.msg_ids = row["call_id"], [row["msg_id"]]
         drawn[same] = arrow
-        hops.append((arrow, _identity(row)))
+        hops.append((arrow, identity))
     ladder = Ladder(list(places), agents=[agents.get(place, "") for place in range(len(places))])
     ladder.steps += _collapsed(hops, ladder.participants) if collapse_hops else [arrow for arrow, _ in hops]
     ladder.steps += [Note(row["ts"], _finding_label(row), "finding") for row in findings]
