@@ -136,9 +136,12 @@ class Decoder:
         admit: Admit = admit_all,
         *,
         last_msg_id: int = 0,
+        is_taken: Callable[[int], bool] | None = None,
         redactor: Redactor | None = None,
     ) -> None:
+        """`is_taken` says whether a message of the store has that id, where times may be those of the past."""
         self._node = node
+        self._is_taken = is_taken
         self._redact = redactor or Redactor()
         self._interest = frozenset(interest)
         self._admit = admit
@@ -349,6 +352,8 @@ class Decoder:
         """Unique and ordered, also over restarts: the arrival time, or one more than the last."""
         self._made += 1
         self._last_id = max(self._last_id + 1, arrival_us)
+        while self._is_taken is not None and self._is_taken(self._last_id):
+            self._last_id += 1
         return self._last_id
 
     def _agent_name(self, address: str, agent_id: int | None) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import structlog
@@ -22,7 +22,6 @@ from pipeline.engine.events import SipEvent
 from pipeline.engine.state import CALL_LONGEST_US, CALL_SILENT_US
 from pipeline.errors import DecodeError
 from pipeline.protocols.sip import parse
-from pipeline.store.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +39,7 @@ _MESSAGES = """
         SELECT ts, received_at, agent_id, agent_addr, transport, src_ip, src_port, dst_ip, dst_port, msg_id, payload
         FROM sip
         WHERE node = $node AND received_at >= $oldest AND list_contains($methods, method)
+            AND ($before IS NULL OR received_at < $before)
             AND CASE WHEN method = 'REGISTER' THEN received_at >= $registers_since
                 ELSE received_at >= $calls_since OR call_id IN (FROM open_calls) END
         ORDER BY msg_id DESC LIMIT $most
@@ -47,11 +47,30 @@ _MESSAGES = """
     FROM wanted ORDER BY msg_id"""
 
 
-def recall(engine: Engine, writer: Writer, *, now: datetime, lookback: timedelta, most: int) -> list[Finding]:
+class Remembered(Protocol):
+    """A store held for writing: messages are remembered of its own node only."""
+
+    @property
+    def node(self) -> str:
+        """What its rows are marked with."""
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection to read what is committed."""
+
+
+def recall(
+    engine: Engine,
+    writer: Remembered,
+    *,
+    now: datetime,
+    lookback: timedelta,
+    most: int,
+    before: datetime | None = None,
+) -> list[Finding]:
     """Feed `engine` the stored messages that can still matter; the findings that are not in the store yet.
 
-    Takes `most` messages at most, the newest; none when it is 0. An agent counts as trusted if it was when it was
-    last heard.
+    Takes `most` messages at most, the newest (of those that came before `before`); none when it is 0. An agent
+    counts as trusted if it was when it was last heard.
     """
     if not most:
         return []
@@ -63,6 +82,7 @@ def recall(engine: Engine, writer: Writer, *, now: datetime, lookback: timedelta
         "calls_since": now - timedelta(microseconds=CALL_SILENT_US),
         "registers_since": now - lookback,
         "most": most,
+        "before": before,
     }
     began_s = time.monotonic()
     findings: list[Finding] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -78,13 +78,24 @@ class Content(NamedTuple):
     bytes: int
 
 
-def content_of(path: Path) -> Content:
-    """The hash and the size of the unpacked bytes. Raises CaptureError."""
+def content_of(path: Path, sizes: Collection[int] = ()) -> tuple[Content, dict[int, str]]:
+    """What is in the file; and the hashes of its first bytes, for those of `sizes` that are less than all.
+
+    Raises CaptureError.
+    """
     digest, size = hashlib.sha256(), 0
+    begins: dict[int, str] = {}
+    due = sorted(sizes, reverse=True)
     for block in blocks(path):
-        digest.update(block)
+        at = 0
+        while due and due[-1] < size + len(block):
+            mark = due.pop()
+            digest.update(block[at : mark - size])
+            begins[mark] = digest.copy().hexdigest()
+            at = mark - size
+        digest.update(block[at:])
         size += len(block)
-    return Content(digest.hexdigest(), size)
+    return Content(digest.hexdigest(), size), begins
 
 
 class Source:

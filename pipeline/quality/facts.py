@@ -73,6 +73,17 @@ def last_mark(cursor: duckdb.DuckDBPyConnection, node: str) -> Row | None:
     return found[0] if found else None
 
 
+def oldest_arrival(cursor: duckdb.DuckDBPyConnection, since: datetime) -> datetime:
+    """When the oldest of the rows arrived that were committed since then: files are imported at their own time."""
+    found = _rows(
+        cursor,
+        "SELECT least($since, min(first_ts)) AS oldest FROM imported_file WHERE recorded_at >= $since",
+        {"since": since},
+    )
+    oldest: datetime = found[0]["oldest"]
+    return oldest
+
+
 # -- RTCP ------------------------------------------------------------------------------------------------
 
 _PACKET: Final = """

@@ -105,7 +105,7 @@ class Refresher:
         mark = facts.last_mark(cursor, self._writer.node)
         known = json.loads(mark["position"]) if mark else {}
         self._position = {table: int(known.get(table, 0)) for table in _TABLES}
-        self._since = mark["updated_at"] - _LATE if mark else None
+        self._since = facts.oldest_arrival(cursor, mark["updated_at"] - _LATE) if mark else None
         self._cold = mark is not None
         self._marked_at = mark["updated_at"] if mark else _NEVER
 

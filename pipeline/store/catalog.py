@@ -87,10 +87,20 @@ class Catalog:
         if again and self.has_committed(batch_id):
             return
         files: dict[str, list[Path]] = {}
-        run = self.connection.execute
         try:
             for name, rows in tables.items():
                 files[name] = write_files(self._paths, name, rows, batch_id, recorded_at)
+            self.register(batch_id, files)
+        except BaseException:
+            if not self.has_committed(batch_id):
+                for written in files.values():
+                    remove_files(written)
+            raise
+
+    def register(self, batch_id: str, files: Mapping[str, Sequence[Path]]) -> None:
+        """Make files that `write_files` wrote part of the lake, all of them or none: table name -> files."""
+        run = self.connection.execute
+        try:
             run("BEGIN")
             # The snapshot remembers the batch: so a retry after an unclear COMMIT stores nothing twice.
             author, batch = quoted(self._node), quoted(batch_id)
@@ -100,9 +110,6 @@ class Catalog:
             run("COMMIT")
         except BaseException:
             self._roll_back()
-            if not self.has_committed(batch_id):
-                for written in files.values():
-                    remove_files(written)
             raise
 
     def has_committed(self, batch_id: str) -> bool:

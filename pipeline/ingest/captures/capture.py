@@ -56,6 +56,13 @@ class Capture(Iterator[Datagram]):
         """How many bytes of the unpacked file have been read."""
         return self._source.at
 
+    def first_packet_us(self) -> int:
+        """The time of the first packet, 0 where there is none; takes it out of the capture."""
+        try:
+            return next((packet.ts_us for packet in self._packets if packet.ts_us is not None), 0)
+        except CaptureError:
+            return 0
+
     def _read(self) -> Iterator[Datagram]:
         found = self._found
         try:

@@ -26,3 +26,15 @@ def open_capture(path: str | PathLike[str], on_weird: OnWeird | None = None) -> 
         return Capture(path, on_weird)
     what = f"it starts with {start[:8]!r}" if start else "it is empty"
     raise CaptureError(f"{path} is no recording, pcap or pcapng: {what}")
+
+
+def begins_us(path: str | PathLike[str]) -> int:
+    """The time of the first packet or record in microseconds, to put files in order; 0 where there is none.
+
+    Raises CaptureError.
+    """
+    source = open_capture(path)
+    if isinstance(source, Recording):
+        first = next(source, None)
+        return first.arrival_us if first else 0
+    return source.first_packet_us()

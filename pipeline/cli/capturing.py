@@ -1,0 +1,150 @@
+"""`hepduck import` and `export`: captures into the store and out of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import options as opt
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from rich.progress import Progress, TaskID
+
+    from pipeline.importing import Imported
+
+_PROGRESS_AFTER_S = 2.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("import")(import_)
+
+
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(help="pcap, pcapng or recordings (.hep), plain, gzip or zstd.")
+    ],
+    store: opt.Store = None,
+    as_json: opt.Json = False,
+    set_: opt.Set = None,
+    config: opt.ConfigFile = None,
+    no_config: opt.NoConfig = False,
+) -> None:
+    """Store the messages of captures, at their own time, with what the detectors find in them; acts never.
+
+    A file is stored whole, and only once. The store must not be in use by `hepduck run`.
+
+    Examples: `hepduck import monday.pcap`; `hepduck import /var/spool/trace*.pcapng.gz --store ./investigation`
+    """
+    from pipeline.cli.output import print_rows
+    from pipeline.errors import CaptureError
+    from pipeline.importing import Importer
+    from pipeline.ingest.captures.files import begins_us
+    from pipeline.logs import configure
+    from pipeline.settings import LogSettings
+
+    settings, _ = opt.settings_of(config, no_config, store, set_)
+    configure(LogSettings(level="error"))  # what is wrong is said below, once
+    failed = False
+
+    def fail(error: CaptureError) -> None:
+        nonlocal failed
+        failed = True
+        typer.echo(f"hepduck: {error}", err=True)
+
+    begins: dict[Path, int] = {}
+    for path in files:
+        try:
+            begins[path] = begins_us(path)
+        except CaptureError as error:
+            fail(error)
+    if begins:
+        with Importer(settings) as importer:
+            for path in sorted(begins, key=lambda path: begins[path]):
+                try:
+                    with _Bar(path) as bar:
+                        done = importer.import_file(path, bar.show)
+                except CaptureError as error:
+                    fail(error)
+                    continue
+                if as_json:
+                    print_rows([done.as_json()], None, as_json=True)
+                else:
+                    typer.echo(_in_words(done), err=True)
+                if done.damage is not None:
+                    typer.echo(f"hepduck: {done.damage}", err=True)
+                    failed = failed or not done.cut_short
+    if failed:
+        raise typer.Exit(2)
+
+
+class _Bar:
+    """A bar on stderr, for people, once it has taken long enough."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._due_s = time.monotonic() + _PROGRESS_AFTER_S
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, read_bytes: int, all_bytes: int) -> None:
+        if self._progress is None:
+            if time.monotonic() < self._due_s or not sys.stderr.isatty():
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task(self._path.name, total=all_bytes)
+        assert self._task is not None
+        self._progress.update(self._task, completed=read_bytes)
+
+
+def _in_words(done: Imported) -> str:
+    """The sums of a file, and that they add up."""
+    if done.before is not None:
+        return f"{done.path}: imported already, at {done.before:%Y-%m-%d %H:%M:%S} UTC"
+    counts = done.counts
+    packets = [f"{counts.carriers} with SIP or HEP", *_share(counts.ignored, "ignored")]
+    packets += _share(counts.weird, "weird")
+    messages = [f"{count} {table}" for table, count in sorted(done.stored.items())] or ["0 stored"]
+    messages += _share(done.weird_messages, "weird")
+    found = ", ".join(f"{count} {kind}" for kind, count in done.findings.items()) or "none"
+    lines = [
+        f"{done.path}: {counts.packets} packets = {' + '.join(packets)}",
+        f"  {done.messages} messages = {' + '.join(messages)}; findings: {found}",
+    ]
+    if counts.cut:
+        lines.append(f"  {counts.cut} packets are cut: capture with a snap length of 0 (tcpdump -s 0)")
+    if counts.weird["ip_fragment_incomplete"]:
+        lines.append(
+            "  fragments are missing: a filter on ports leaves out all but the first; "
+            "add `or (ip[6:2] & 0x1fff != 0)` to it"
+        )
+    if done.steps_back:
+        lines.append("  its packets are not in order of time: reordercap puts them in order")
+    return "\n".join(lines)
+
+
+def _share(counts: Counter[str], what: str) -> list[str]:
+    if not counts:
+        return []
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return [f"{counts.total()} {what} ({kinds})"]
