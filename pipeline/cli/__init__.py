@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from pipeline.cli import cdr, doctoring, plugins, quality, reading, replaying, running
+from pipeline.cli import capturing, cdr, doctoring, plugins, quality, reading, replaying, running
 from pipeline.errors import HepduckError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (running, replaying, reading, cdr, quality, plugins, doctoring):
+for module in (running, replaying, capturing, reading, cdr, quality, plugins, doctoring):
     module.register(app)
 for point in sorted(entry_points(group="hepduck.commands"), key=lambda point: point.name):
     point.load()(app)  # what other packages add, as the app does: a function that takes `app`
