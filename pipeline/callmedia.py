@@ -17,11 +17,11 @@ from pipeline.store.queries import Row, Source, rows_of
 
 _SOURCE: Final = "hep rtcp"
 _SLACK: Final = timedelta(seconds=1)
-_ARRIVED_WITHIN: Final = timedelta(hours=1)
+_CLOCKS_APART: Final = timedelta(hours=1)  # at most, of an agent and the tap
 _MAX_REPORTS: Final = 20_000  # of one leg: a day of them
 _REPORTS: Final = """
     SELECT epoch_us(ts) AS at_us, agent_addr, src_ip, dst_ip, payload FROM rtcp
-    WHERE ts >= $since AND ts <= $until AND received_at >= $arrived_since AND received_at <= $arrived_until
+    WHERE ts >= $since AND ts <= $until AND received_at >= $arrived_since
         AND coalesce(nullif(correlation_id, ''), array_to_string(
             list_sort([src_ip || ':' || src_port, dst_ip || ':' || dst_port]), ' ')) = $name
     ORDER BY ts, msg_id LIMIT $limit"""
@@ -39,7 +39,7 @@ def intervals(source: Source, legs: Iterable[Mapping[str, Any]]) -> list[Row]:
 def _of_leg(source: Source, row: Mapping[str, Any]) -> list[Row]:
     given = {"name": row["leg_name"], "limit": _MAX_REPORTS}
     given |= {"since": row["ts"] - _SLACK, "until": row["end_ts"] + _SLACK}
-    given |= {"arrived_since": row["ts"] - _ARRIVED_WITHIN, "arrived_until": row["end_ts"] + _ARRIVED_WITHIN}
+    given["arrived_since"] = row["ts"] - _CLOCKS_APART
     clock_hz = row["clock_rate"]
     # Asterisk reads Opus timestamps at 8000 Hz: its own jitter is nonsense, whatever it is divided by.
     incoming = Intervals(None if row["codec"] == "OPUS" else clock_hz)
