@@ -63,7 +63,7 @@ def _of_leg(source: Source, row: Mapping[str, Any]) -> list[Row]:
                         "ts": time_of(one.at_us),
                         "loss_pct": one.loss_pct,
                         "jitter_ms": one.jitter_ms,
-                        "rtt_ms": one.rtt_ms,
+                        "rtt_ms": one.rtt_ms if by_phone else None,  # what the switch says ends at the tap
                     }
                 )
     return told
