@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -43,3 +44,22 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": _FORM.pattern}),
 ]
 """A settings field that holds a length of time."""
+
+
+_ROUND_S: Final = (
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    *(m * 60 for m in (1, 2, 5, 10, 15, 30)),
+    *(h * 3600 for h in (1, 2, 6, 12, 24)),
+)
+
+
+def step_of(length: timedelta, most: int = 200) -> int:
+    """The shortest round number of seconds that cuts `length` into at most `most` steps; whole days from one on."""
+    seconds = length.total_seconds()
+    days = math.ceil(seconds / 86_400 / most)
+    return next((step for step in _ROUND_S if seconds / step <= most), days * 86_400)

@@ -1,4 +1,4 @@
-"""The newest messages, and how many came when: what the Live page asks, with the search of calls put to messages.
+"""Questions about the newest messages, and how many came when; the search of calls is put to messages here.
 
 Both look at the time of arrival (`received_at`), newest first, and at a short span of it, so that they stay quick
 however much is stored. No payloads.
@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pipeline.errors import SearchError
+from pipeline.store.call_queries import Question
 from pipeline.store.call_search import NUMBER_FORM, Bound, Condition, compared, likeness, numbers, one_address
-from pipeline.store.queries import Row, Source, rows_of
+from pipeline.store.queries import Source, rows_of
 from pipeline.store.search import Term, Value, is_address, parse
 
 SPAN: Final = timedelta(minutes=10)  # how far back from the newest message a tail is looked for
@@ -51,21 +52,19 @@ def tail(
     until: datetime | None = None,
     span: timedelta = SPAN,
     limit: int = 100,
-) -> list[Row]:
+) -> Question:
     """The messages that arrived last, at most `limit`, newest first; of the `span` before the newest one.
 
     `until`: as it was then. Raises SearchError, which points at the place in `search`.
     """
     condition = compile_message_search(search)
     newest = newest_arrival(source, until)
-    if newest is None:
-        return []
     sql = f"""
         SELECT {_COLUMNS} FROM sip
         WHERE received_at >= $since AND received_at <= $newest AND {condition.sql}
         ORDER BY msg_id DESC LIMIT $limit"""
-    asked = {"since": newest - span, "newest": newest, "limit": limit}
-    return rows_of(source, sql, {**asked, **condition.parameters})
+    asked = {"since": newest and newest - span, "newest": newest, "limit": limit}
+    return Question(sql, {**asked, **condition.parameters})
 
 
 def newest_arrival(source: Source, until: datetime | None = None) -> datetime | None:
@@ -75,9 +74,13 @@ def newest_arrival(source: Source, until: datetime | None = None) -> datetime | 
     return newest
 
 
-def message_rate(
-    source: Source, *, since: datetime, until: datetime, step_s: int, search: str = ""
-) -> list[Row]:
+def first_arrival(source: Source) -> datetime | None:
+    """When the first message that is stored arrived; None where there is none."""
+    first: datetime | None = rows_of(source, "SELECT min(received_at) AS at FROM sip")[0]["at"]
+    return first
+
+
+def message_rate(*, since: datetime, until: datetime, step_s: int, search: str = "") -> Question:
     """Messages in each step of `step_s` seconds of arrival in [since, until), also where there were none.
 
     Columns: at (the step's start), messages, requests, invites (INVITE requests), registers (REGISTER requests),
@@ -102,7 +105,7 @@ def message_rate(
             coalesce(invites, 0) AS invites, coalesce(registers, 0) AS registers, coalesce(failures, 0) AS failures
         FROM steps s LEFT JOIN counted c ON s.at = c.at ORDER BY s.at"""
     asked = {"since": since, "until": until, "step_s": max(step_s, FEWEST_STEP_S)}
-    return rows_of(source, sql, {**asked, **condition.parameters})
+    return Question(sql, {**asked, **condition.parameters})
 
 
 def compile_message_search(search: str) -> Condition:

@@ -1,4 +1,4 @@
-"""Reads about REGISTERs that were refused: wrong passwords, storms, scanners. As in `queries`: plain rows out.
+"""Questions about REGISTERs that were refused: wrong passwords, storms, scanners.
 
 A REGISTER is one Call-ID and CSeq, however many hops it passes. It is refused when it ended in no 2xx. A reply that
 asks to send it again (a challenge, 401 or 407) is no refusal when one of the next two CSeq of the same Call-ID is
@@ -11,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipeline.errors import StoreError
+from pipeline.store.call_queries import Question
 from pipeline.store.queries import Row, Source, rows_of
 
 SCANNED_ACCOUNTS: Final = 10  # so many accounts tried from one address, and hardly one let in: a scanner
 SCANNER_REFUSED_PCT: Final = 90.0
 STORM_PER_MINUTE: Final = 60  # so many from one address (to one account) in a minute: a storm
 _RETRY: Final = timedelta(seconds=5)  # within which a phone answers a challenge
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST: Final = timedelta(seconds=32)  # of a transaction: 64 T1 (RFC 3261 17.1.2.2)
 
 # Which REGISTERs of [since, until) were refused: `status` NULL means that no final reply came. The texts of those
@@ -60,7 +62,7 @@ def refusals(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int = 100,
-) -> list[Row]:
+) -> Question:
     """Refused REGISTERs by source address or by account, the most first; of the address `ip` only, if given.
 
     Columns: key, refused, unauthorized (401, 407), forbidden (403), not_found (404), other, unanswered, accounts
@@ -97,10 +99,10 @@ def refusals(
     given = {**_window(source, since, until), "ip": ip, "limit": limit}
     if by == "source":
         given |= {"scanned": SCANNED_ACCOUNTS, "share": SCANNER_REFUSED_PCT, "storm": STORM_PER_MINUTE}
-    return rows_of(source, sql, given)
+    return Question(sql, given)
 
 
-def refusals_by_step(source: Source, *, since: datetime, until: datetime, step_s: int) -> list[Row]:
+def refusals_by_step(source: Source, *, since: datetime, until: datetime, step_s: int) -> Question:
     """For each step of `step_s` seconds in [since, until): at (its start), refused, unauthorized, forbidden,
     not_found, other, unanswered, sources."""
     sql = f"""
@@ -116,7 +118,7 @@ def refusals_by_step(source: Source, *, since: datetime, until: datetime, step_s
         )
         SELECT s.at, {", ".join(f"coalesce({name}, 0) AS {name}" for name in _COUNTS)}
         FROM steps s LEFT JOIN counted c ON s.at = c.at ORDER BY s.at"""
-    return rows_of(source, sql, {**_window(source, since, until), "step_s": step_s})
+    return Question(sql, {**_window(source, since, until), "step_s": step_s})
 
 
 _COUNTS: Final = ("refused", "unauthorized", "forbidden", "not_found", "other", "unanswered", "sources")
@@ -125,11 +127,15 @@ _KIND: Final = """coalesce(accepted, 0) AS accepted,
         WHEN per_minute_max >= $storm THEN 'storm' ELSE 'refused' END AS kind"""
 
 
+def first_message(source: Source) -> datetime | None:
+    """When the first SIP message that is stored was; None where there is none."""
+    at: datetime | None = rows_of(source, "SELECT min(ts) AS at FROM sip")[0]["at"]
+    return at
+
+
 def _window(source: Source, since: datetime | None, until: datetime | None) -> Row:
     now = datetime.now(UTC)
-    if since is None:
-        first = rows_of(source, "SELECT min(ts) AS at FROM sip")[0]["at"]
-        since = first or now
+    since = max(since or first_message(source) or now, _EPOCH)
     until = until or now
     return {
         "since": since,

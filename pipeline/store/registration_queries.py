@@ -1,4 +1,4 @@
-"""Reads about bindings: who is registered, what changed, which phones come and go. As in `queries`: plain rows out.
+"""Questions about bindings: who is registered, what changed, which phones come and go.
 
 A binding is a contact of an account. It begins with an accepted REGISTER and lasts until the next one for it, until
 the lifetime that was asked for is over (the registrar may have granted less), or until a REGISTER with expires 0 or
@@ -12,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipeline.errors import StoreError
+from pipeline.store.call_queries import Question
 from pipeline.store.queries import Row, Source, rows_of
 
 FLAPS: Final = 3  # so often a phone came back, or came from elsewhere, until it counts as flapping
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LIFE: Final = timedelta(
     days=400
 )  # whoever asks for more shall not make every read look at everything
@@ -77,7 +79,7 @@ def bindings(
     text: str | None = None,
     limit: int = 100,
     offset: int = 0,
-) -> list[Row]:
+) -> Question:
     """Who is registered at that time (without one: now), by account, the newest first.
 
     Columns: aor, device, instance, user_agent, src_ip, src_port, transport, contact, refreshed_at, expires_s (asked
@@ -91,7 +93,7 @@ def bindings(
         FROM lives WHERE what = 'made' AND ended > $until AND {_HAS_TEXT}
         ORDER BY aor, ts DESC, binding LIMIT $limit OFFSET $offset"""
     given = {**_until(source, at), "account": account, "text": text, "limit": limit, "offset": offset}
-    return rows_of(source, sql, given)
+    return Question(sql, given)
 
 
 def binding_counts(
@@ -101,7 +103,7 @@ def binding_counts(
     by: str | None = None,
     text: str | None = None,
     limit: int = 100,
-) -> list[Row]:
+) -> Question:
     """How many are registered at that time: bindings, accounts, addresses; for each value of `by` (a key of
     `BINDING_GROUPS`) the most frequent first, or in all. Raises StoreError for another `by`."""
     if by is not None and by not in BINDING_GROUPS:
@@ -113,7 +115,7 @@ def binding_counts(
             count(DISTINCT src_ip) AS addresses
         FROM lives WHERE what = 'made' AND ended > $until AND {_HAS_TEXT}
         GROUP BY key ORDER BY bindings DESC, key LIMIT $limit"""
-    return rows_of(source, sql, {**_until(source, at), "account": None, "text": text, "limit": limit})
+    return Question(sql, {**_until(source, at), "account": None, "text": text, "limit": limit})
 
 
 def changes(
@@ -125,7 +127,7 @@ def changes(
     text: str | None = None,
     limit: int = 100,
     offset: int = 0,
-) -> list[Row]:
+) -> Question:
     """What changed in [since, until), newest first: registered (anew), refreshed, moved (refreshed from another
     address), removed. Columns as `bindings`, with ts and change instead of refreshed_at and left_s."""
     sql = f"""
@@ -142,12 +144,12 @@ def changes(
         "limit": limit,
         "offset": offset,
     }
-    return rows_of(source, sql, given)
+    return Question(sql, given)
 
 
 def by_step(
     source: Source, *, since: datetime, until: datetime, step_s: int, account: str | None = None
-) -> list[Row]:
+) -> Question:
     """For each step of `step_s` seconds in [since, until]: at (its start), bindings (registered at its end),
     registered (anew), refreshed, moved, removed, expired."""
     sql = f"""
@@ -175,7 +177,7 @@ def by_step(
             coalesce(registered, 0) AS registered, coalesce(refreshed, 0) AS refreshed, coalesce(moved, 0) AS moved,
             coalesce(removed, 0) AS removed, coalesce(expired, 0) AS expired
         FROM steps s LEFT JOIN counted c ON s.at = c.at ORDER BY s.at"""
-    return rows_of(source, sql, {**_window(source, since, until), "account": account, "step_s": step_s})
+    return Question(sql, {**_window(source, since, until), "account": account, "step_s": step_s})
 
 
 def flaps(
@@ -185,7 +187,7 @@ def flaps(
     until: datetime | None = None,
     at_least: int = FLAPS,
     limit: int = 100,
-) -> list[Row]:
+) -> Question:
     """Phones that came back, or came from another address, at least so often in [since, until), the worst first.
 
     A phone is told by its +sip.instance, else by account and User-Agent. Columns: aor, phone, user_agent, times
@@ -211,12 +213,12 @@ def flaps(
             3600000.0 * times / nullif(date_diff('millisecond', first, last), 0) AS per_hour
         FROM counted WHERE times >= $at_least ORDER BY times DESC, aor, phone LIMIT $limit"""
     given = {**_window(source, since, until), "account": None, "at_least": at_least, "limit": limit}
-    return rows_of(source, sql, given)
+    return Question(sql, given)
 
 
 def refresh_intervals(
     source: Source, *, since: datetime | None = None, until: datetime | None = None, limit: int = 100
-) -> list[Row]:
+) -> Question:
     """How often phones refresh, by User-Agent, the most refreshes first; p5, p50, p95 of seconds between two.
 
     Columns: user_agent, devices, refreshes, per_minute, interval_s_p5, interval_s_p50, interval_s_p95, expires_s_p50
@@ -234,7 +236,7 @@ def refresh_intervals(
             quantile_cont(gap_s, 0.95) AS interval_s_p95, quantile_cont(expires, 0.5) AS expires_s_p50,
             quantile_cont(100.0 * gap_s / nullif(expires, 0), 0.5) AS share_pct_p50, count(*) FILTER (lapsed) AS lapsed
         FROM gaps GROUP BY user_agent ORDER BY refreshes DESC, user_agent LIMIT $limit"""
-    return rows_of(source, sql, {**_window(source, since, until), "account": None, "limit": limit})
+    return Question(sql, {**_window(source, since, until), "account": None, "limit": limit})
 
 
 def span(source: Source) -> tuple[datetime, datetime] | None:
@@ -253,16 +255,17 @@ _COUNTED: Final = [
 
 def _until(source: Source, at: datetime | None) -> Row:
     """What can still be alive at that time."""
-    until = at or datetime.now(UTC)
+    until = max(at or datetime.now(UTC), _EPOCH)
     return {"back_to": until - _longest_life(source), "until": until}
 
 
 def _window(source: Source, since: datetime | None, until: datetime | None) -> Row:
     """The window, and how far back its first bindings may have begun."""
-    until = until or datetime.now(UTC)
+    until = max(until or datetime.now(UTC), _EPOCH)
     if since is None:
         known = span(source)
         since = known[0] if known else until
+    since = max(since, _EPOCH)
     return {"back_to": since - _longest_life(source), "since": since, "until": until}
 
 
