@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from pipeline.errors import StoreError
@@ -78,10 +78,14 @@ def _has_quality(reader: Reader, call_id: str) -> bool:
     return bool(quality_queries.call_cdrs(reader, call_id) or quality_queries.call_legs(reader, call_id))
 
 
-def as_text(seen: CallView) -> str:
-    """Facts, ladder and quality for a terminal."""
-    ladder = to_text(build(seen.messages, seen.findings, seen.attempts))
-    return "\n".join([*_facts(seen), "", ladder, *_quality(seen)])
+def as_text(seen: CallView, zone: tzinfo = UTC) -> str:
+    """Facts, ladder and quality for a terminal, times in `zone`."""
+    return "\n".join([*_facts(seen, zone), "", ladder_text(seen), *_quality(seen)])
+
+
+def ladder_text(seen: CallView) -> str:
+    """The ladder alone."""
+    return to_text(build(seen.messages, seen.findings, seen.attempts))
 
 
 def as_object(seen: CallView) -> Row:
@@ -100,14 +104,14 @@ def as_object(seen: CallView) -> Row:
     }
 
 
-def raw_text(seen: CallView) -> str:
-    """The messages as they were on the wire, credentials hidden, harmless on a terminal."""
+def raw_text(seen: CallView, zone: tzinfo = UTC) -> str:
+    """The messages as they were on the wire, credentials hidden, harmless on a terminal; times in `zone`."""
     parts = []
     for row in seen.messages:
         text = hide_secrets(row["payload"]).decode("utf-8", "replace").replace("\r\n", "\n")
         lines = "\n".join(printable(line) for line in text.split("\n"))
         where = f"{row['src_ip']}:{row['src_port']} -> {row['dst_ip']}:{row['dst_port']} {row['transport']}"
-        parts.append(f"--- {_time(row['ts'])}  {printable(where)}\n{lines}")
+        parts.append(f"--- {_time(row['ts'], zone)}  {printable(where)}\n{lines}")
     return "\n".join(parts) + "\n"
 
 
@@ -116,7 +120,7 @@ def hide_secrets(payload: bytes) -> bytes:
     return _CRYPTO.sub(rb"\1***", _SECRET.sub(rb"\1\2***", payload))
 
 
-def _facts(seen: CallView) -> list[str]:
+def _facts(seen: CallView, zone: tzinfo) -> list[str]:
     call = seen.call
     lines = [f"Call-ID  {printable(seen.call_id)}"]
     if call is None:
@@ -127,7 +131,7 @@ def _facts(seen: CallView) -> list[str]:
             f"from     {display}{call['from_user']}@{call['from_host']}  to {call['to_user']}@{call['to_host']}"
         )
     )
-    lines.append(f"began    {_time(call['first_ts'])}")
+    lines.append(f"began    {_time(call['first_ts'], zone)}")
     status = f", {call['final_status']:.0f} {call['final_reason'] or ''}" if call["final_status"] else ""
     lines.append(printable(f"ended    {call['outcome'] or 'not yet, or unseen'}{status}"))
     lasted = [
@@ -197,5 +201,6 @@ def _columns(lines: list[list[str]]) -> list[str]:
     ]
 
 
-def _time(ts: datetime) -> str:
-    return ts.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
+def _time(ts: datetime, zone: tzinfo) -> str:
+    here = ts.astimezone(zone)
+    return f"{here:%Y-%m-%d %H:%M:%S}.{here.microsecond // 1000:03d} {here:%Z}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 _current: list[Store] = []
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:
@@ -82,16 +83,27 @@ def current(store: Store | None = None) -> Store:
     return store or (_current[0] if _current else open())
 
 
-def moment(value: Moment) -> datetime | None:
-    """The aware time that `value` means. Raises ValueError when it means none."""
-    if isinstance(value, str):
-        try:
-            length = parse_duration(value)
-        except ValueError:
-            parsed = datetime.fromisoformat(value)
-            return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+def moment(value: Moment, zone: tzinfo = UTC) -> datetime | None:
+    """The aware time that `value` means; a text without a zone is in `zone`. Raises ValueError when it means none."""
+    if value is None:
+        return None
+    told = value if isinstance(value, datetime) else _read(value)
+    if told.tzinfo is None and value is told:
+        raise ValueError(f"{value} has no time zone")
+    # Nothing is older or newer, and a day more or less can be reckoned with.
+    return min(max(told if told.tzinfo else told.replace(tzinfo=zone), _FIRST), _LAST)
+
+
+def _read(text: str) -> datetime:
+    try:
+        length = parse_duration(text)
         assert isinstance(length, timedelta)
         return datetime.now(UTC) - length
-    if value is not None and value.tzinfo is None:
-        raise ValueError(f"{value} has no time zone")
-    return value
+    except OverflowError:
+        return _FIRST
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f'{text!r}: write "1h", "30m" (ago), or an ISO time') from None

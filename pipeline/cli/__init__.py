@@ -9,8 +9,8 @@ from importlib.metadata import entry_points
 
 import typer
 
-from pipeline.cli import capturing, cdr, doctoring, plugins, quality, reading, replaying, running
-from pipeline.errors import HepduckError
+from pipeline.cli import calls, capturing, cdr, doctoring, plugins, quality, reading, replaying, running
+from pipeline.errors import HepduckError, SearchError
 
 app = typer.Typer(
     name="hepduck",
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (running, replaying, capturing, reading, cdr, quality, plugins, doctoring):
+for module in (running, replaying, capturing, calls, reading, cdr, quality, plugins, doctoring):
     module.register(app)
 for point in sorted(entry_points(group="hepduck.commands"), key=lambda point: point.name):
     point.load()(app)  # what other packages add, as the app does: a function that takes `app`
@@ -47,6 +47,9 @@ def main() -> None:
     """Run the command line; errors that hepduck raises on purpose are one line, never a traceback."""
     try:
         app()
+    except SearchError as error:
+        typer.echo(f"hepduck: {error}\n{error.pointed()}", err=True)
+        sys.exit(2)
     except HepduckError as error:
         typer.echo(f"hepduck: {error}", err=True)
         sys.exit(2)

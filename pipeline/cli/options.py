@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -36,7 +37,69 @@ Since = Annotated[
     str | None,
     typer.Option("--since", help='Only newer: "1h", "30m", or an ISO time.', show_default=False),
 ]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", help='Only older: "1h" (ago), or an ISO time.', show_default=False),
+]
+Zone = Annotated[
+    str,
+    typer.Option("--zone", help="Time zone of times as given and as shown, e.g. Europe/Kyiv."),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most that many rows.")]
+Search = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SEARCH]...",
+        help='What to look for: a number, a part of a Call-ID, an address, "state:failed", "pdd>3s".',
+        show_default=False,
+    ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", help='The same: for terms that begin with "-".', show_default=False),
+]
+
+
+class Span(NamedTuple):
+    """[since, until), None being no bound, and the zone that times are shown in."""
+
+    since: datetime | None
+    until: datetime | None
+    zone: tzinfo
+
+
+def span(since: str | None, until: str | None = None, zone: str = "UTC") -> Span:
+    """What --since, --until and --zone mean. Raises BadParameter, exit code 2."""
+    where = zone_of(zone)
+    return Span(_time("--since", since, where), _time("--until", until, where), where)
+
+
+def zone_of(name: str) -> tzinfo:
+    """The zone of that name. Raises BadParameter."""
+    if name.upper() == "UTC":
+        return UTC
+    import zoneinfo
+
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise typer.BadParameter(
+            f"no time zone {name!r}: write Europe/Kyiv or UTC", param_hint="--zone"
+        ) from None
+
+
+def _time(option: str, text: str | None, zone: tzinfo) -> datetime | None:
+    from pipeline.api.opened import moment
+
+    try:
+        return moment(text, zone)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def search_text(words: list[str] | None, where: str | None) -> str:
+    """The search that arguments and --where make together."""
+    return " ".join([*(words or ()), *([where] if where else ())])
 
 
 def settings_of(

@@ -35,8 +35,10 @@ def register(app: typer.Typer) -> None:
 
 def quality(
     by: By = None,
-    since: opt.Since = None,
     worst: Worst = None,
+    since: opt.Since = None,
+    until: opt.Until = None,
+    zone: opt.Zone = "UTC",
     store: opt.Store = None,
     as_json: opt.Json = False,
     as_csv: opt.Csv = False,
@@ -46,20 +48,20 @@ def quality(
     Examples: `hepduck quality --by trunk --since 24h`; `hepduck quality --worst 20 --json`
     """
     from pipeline.cli.output import print_rows
-    from pipeline.cli.reading import since_time
     from pipeline.store import quality_queries as queries
     from pipeline.store.lake import Reader
 
     if by is not None and by not in queries.GROUPINGS:
         raise typer.BadParameter(f"{by!r}: there are {', '.join(queries.GROUPINGS)}")
-    began = since_time(since)
+    span = opt.span(since, until, zone)
     with Reader(opt.store_path(store)) as reader:
         if worst is not None:
-            rows = queries.worst(reader, since=began, limit=worst)
-            print_rows(rows, None if as_json else _WORST, as_json=as_json, as_csv=as_csv)
+            rows = queries.worst(reader, since=span.since, until=span.until, limit=worst)
+            columns = None if as_json else _WORST
+            print_rows(rows, columns, as_json=as_json, as_csv=as_csv, zone=span.zone)
             return
-        rows = queries.figures(reader, by=by or "all", since=began)
-        counts = queries.join_counts(reader, since=began)
+        rows = queries.figures(reader, by=by or "all", since=span.since, until=span.until, zone=zone)
+        counts = queries.join_counts(reader, since=span.since, until=span.until)
     print_rows(rows, None if as_json else _FIGURES, as_json=as_json, as_csv=as_csv)
     if not (as_json or as_csv):
         for row in counts:

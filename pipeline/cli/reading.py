@@ -1,23 +1,48 @@
-"""`hepduck findings`, `tail`, `call`, `sql`: reading the store, while the tap runs or not."""
+"""`hepduck findings`, `tail`, `registrations`, `sql`: reading the store, while the tap runs or not."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipeline.cli import options as opt
 
-if TYPE_CHECKING:
-    from pipeline.store.lake import Reader
-
 _FINDING_COLUMNS = ["ts", "kind", "aor", "target", "outcome", "late_ms", "call_id", "trusted"]
 _TAIL_COLUMNS = [
     *("ts", "src_ip", "src_port", "dst_ip", "dst_port", "transport", "method", "status", "reason"),
     *("from_user", "to_user", "call_id"),
+]
+_BINDING_COLUMNS = [
+    *(
+        "aor",
+        "user_agent",
+        "src_ip",
+        "src_port",
+        "transport",
+        "refreshed_at",
+        "expires_s",
+        "left_s",
+        "contact",
+    ),
+]
+_CHANGE_COLUMNS = [
+    "ts",
+    "change",
+    "aor",
+    "user_agent",
+    "src_ip",
+    "src_port",
+    "transport",
+    "expires_s",
+    "contact",
+]
+_PAGE = 10_000
+
+Text = Annotated[
+    str | None,
+    typer.Argument(help="Only those with this text, whatever its case.", show_default=False),
 ]
 
 
@@ -25,106 +50,112 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(findings)
     app.command()(tail)
-    app.command()(call)
+    app.command()(registrations)
     app.command()(sql)
 
 
-def _open(store: Path | None) -> Reader:
-    from pipeline.store.lake import Reader
-
-    return Reader(opt.store_path(store))
-
-
-def since_time(text: str | None, now: datetime | None = None) -> datetime | None:
-    """`"1h"` -> an hour before `now`; an ISO time as it stands, in UTC where it names no zone."""
-    if text is None:
-        return None
-    from pipeline.durations import parse_duration
-
-    try:
-        length = parse_duration(text)
-        if isinstance(length, timedelta):
-            return (now or datetime.now(UTC)) - length
-    except ValueError:
-        pass
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f'{text!r}: write "1h", "30m", or an ISO time') from None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
-
-
 def findings(
-    store: opt.Store = None,
+    text: Text = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="Only this kind, e.g. late_register.", show_default=False)
+    ] = None,
     since: opt.Since = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="Only this kind, e.g. late_register.")] = None,
+    until: opt.Until = None,
+    zone: opt.Zone = "UTC",
     limit: opt.Limit = 100,
+    store: opt.Store = None,
     as_json: opt.Json = False,
     as_csv: opt.Csv = False,
 ) -> None:
-    """List what the detectors found, newest first.
+    """List what the detectors found, newest first; a text is looked for in account, target, Call-ID and identifier.
 
-    Examples: `hepduck findings --since 1h`; `hepduck findings --json | jq .evidence.late_ms`
+    Examples: `hepduck findings --since 1h`; `hepduck findings bob@ --json | jq .evidence.late_ms`
     """
     from pipeline.cli.output import print_rows
     from pipeline.store import queries
+    from pipeline.store.lake import Reader
 
-    with _open(store) as reader:
-        rows = queries.findings(reader, since=since_time(since), kind=kind, limit=limit)
-    print_rows(rows, None if as_json else _FINDING_COLUMNS, as_json=as_json, as_csv=as_csv)
+    span = opt.span(since, until, zone)
+    with Reader(opt.store_path(store)) as reader:
+        rows = queries.findings(reader, since=span.since, until=span.until, kind=kind, text=text, limit=limit)
+    columns = None if as_json else _FINDING_COLUMNS
+    print_rows(rows, columns, as_json=as_json, as_csv=as_csv, zone=span.zone)
 
 
 def tail(
-    store: opt.Store = None,
+    search: opt.Search = None,
+    where: opt.Where = None,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Begin with the last N messages.")] = 20,
     follow: Annotated[bool, typer.Option("-F", "--follow", help="Go on as messages arrive.")] = False,
+    zone: opt.Zone = "UTC",
+    store: opt.Store = None,
     as_json: opt.Json = False,
 ) -> None:
     """Print the newest messages, one line each; with --follow as they arrive (a second behind the wire).
 
-    Examples: `hepduck tail -n 50`; `hepduck tail --follow --json`
+    Examples: `hepduck tail -n 50`; `hepduck tail method:INVITE,BYE ip:10.0.0.5 --follow --json`
     """
     from pipeline.cli.output import print_rows
     from pipeline.store import queries
+    from pipeline.store.lake import Reader
+    from pipeline.store.message_queries import compile_message_search
 
-    with _open(store) as reader:
-        rows = queries.tail(reader, limit=max(lines, 1))
-        last = rows[-1]["msg_id"] if rows else 0
-        print_rows(
-            rows[-lines:] if lines else [], None if as_json else _TAIL_COLUMNS, as_json=as_json, plain=True
-        )
-        while follow:
+    wanted = compile_message_search(opt.search_text(search, where))
+    shown_in, columns = opt.zone_of(zone), None if as_json else _TAIL_COLUMNS
+    with Reader(opt.store_path(store)) as reader:
+        newest = queries.newest_msg_id(reader)
+        rows = queries.tail(reader, limit=lines, wanted=wanted) if lines else []
+        while True:
+            print_rows(rows, columns, as_json=as_json, plain=True, zone=shown_in)
+            if not follow:
+                return
+            # What is not wanted is not looked at again. More than a page waits for the next turn.
+            last = (
+                rows[-1]["msg_id"] if len(rows) == _PAGE else max([newest, *(row["msg_id"] for row in rows)])
+            )
             time.sleep(0.5)
-            rows = queries.tail(reader, after_msg_id=last, limit=10_000)
-            if rows:
-                last = rows[-1]["msg_id"]
-                columns = None if as_json else _TAIL_COLUMNS
-                print_rows(rows, columns, as_json=as_json, plain=True, header=False)
+            newest = queries.newest_msg_id(reader, last)
+            rows = queries.tail(reader, after_msg_id=last, limit=_PAGE, wanted=wanted)
 
 
-def call(
-    call_id: Annotated[str, typer.Argument(help="Call-ID, or a part of it that fits one call only.")],
+def registrations(
+    text: Text = None,
+    changes: Annotated[
+        bool, typer.Option("--changes", help="Instead: what was registered, refreshed, moved, removed.")
+    ] = False,
+    since: opt.Since = None,
+    until: opt.Until = None,
+    zone: opt.Zone = "UTC",
+    limit: opt.Limit = 100,
     store: opt.Store = None,
-    raw: Annotated[bool, typer.Option("--raw", help="The messages as they were on the wire.")] = False,
     as_json: opt.Json = False,
+    as_csv: opt.Csv = False,
 ) -> None:
-    """Show a call: its facts and its ladder, with findings and actions drawn in.
+    """Show who is registered, now or at --until; with --changes what changed since --since, newest first.
 
-    Examples: `hepduck call 7f3a@10.0.0.5`; `hepduck call 7f3a@10.0.0.5 --raw`
+    Examples: `hepduck registrations bob@`; `hepduck registrations --changes --since 1h --json`
     """
-    from pipeline.callview import as_object, as_text, raw_text, view
     from pipeline.cli.output import print_rows
+    from pipeline.store import registration_queries as queries
+    from pipeline.store.lake import Reader
+    from pipeline.store.queries import rows_of
 
-    with _open(store) as reader:
-        seen = view(reader, call_id)
-    if as_json:
-        print_rows([as_object(seen)], None, as_json=True)
-    else:
-        typer.echo(raw_text(seen) if raw else as_text(seen), nl=False)
+    if since is not None and not changes:
+        raise typer.BadParameter("goes with --changes", param_hint="--since")
+    span = opt.span(since, until, zone)
+    with Reader(opt.store_path(store)) as reader:
+        if changes:
+            asked = queries.changes(reader, since=span.since, until=span.until, text=text, limit=limit)
+        else:
+            asked = queries.bindings(reader, at=span.until, text=text, limit=limit)
+        rows = rows_of(reader, *asked)
+    columns = None if as_json else _CHANGE_COLUMNS if changes else _BINDING_COLUMNS
+    print_rows(rows, columns, as_json=as_json, as_csv=as_csv, zone=span.zone)
 
 
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT.")] = "SHOW TABLES",
+    zone: opt.Zone = "UTC",
     store: opt.Store = None,
     as_json: opt.Json = False,
     as_csv: opt.Csv = False,
@@ -142,9 +173,11 @@ def sql(
     if attach:
         typer.echo("\n".join(lake.attach_lines(opt.store_path(store))))
         return
-    with _open(store) as reader:
-        frame = queries.run_sql(reader, query)
-    rows: list[dict[str, Any]] = [
-        dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)
+    with lake.Reader(opt.store_path(store)) as reader:
+        table = queries.read_sql(reader, query)
+    names = [
+        name if name not in table.column_names[:at] else f"{name}_{at}"
+        for at, name in enumerate(table.column_names)
     ]
-    print_rows(rows, list(frame.columns), as_json=as_json, as_csv=as_csv)
+    rows = table.rename_columns(names).to_pylist()
+    print_rows(rows, names, as_json=as_json, as_csv=as_csv, zone=opt.zone_of(zone))

@@ -71,6 +71,9 @@ class Condition(NamedTuple):
     parameters: dict[str, Any]
 
 
+EVERY: Final = Condition("true", {})
+
+
 def compile_search(search: str | Iterable[Term]) -> Condition:
     """The condition that all terms hold. Raises SearchError when `search` is text that cannot be read."""
     terms = parse(search) if isinstance(search, str) else search

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from pipeline.errors import StoreError
+from pipeline.store.call_search import EVERY, Condition
 from pipeline.store.lake import Reader
 from pipeline.store.readonly import require_reading
 from pipeline.store.schema import tables
@@ -107,18 +108,25 @@ def findings(
     source: Source,
     *,
     since: datetime | None = None,
+    until: datetime | None = None,
     kind: str | None = None,
     call_id: str | None = None,
+    text: str | None = None,
     limit: int = 100,
 ) -> list[Row]:
-    """Findings, newest first; `evidence` as a dict."""
+    """Findings of [since, until), newest first; `evidence` as a dict.
+
+    `text` is looked for, whatever the case, in identifier, account, target and Call-ID.
+    """
     sql = """
         SELECT * FROM finding
-        WHERE ($since IS NULL OR ts >= $since) AND ($kind IS NULL OR kind = $kind)
-            AND ($call_id IS NULL OR call_id = $call_id)
+        WHERE ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)
+            AND ($kind IS NULL OR kind = $kind) AND ($call_id IS NULL OR call_id = $call_id)
+            AND ($text IS NULL OR contains(
+                lower(concat_ws(chr(10), identifier, aor, target, call_id)), lower($text)))
         ORDER BY ts DESC, finding_id LIMIT $limit"""
-    found = rows_of(source, sql, {"since": since, "kind": kind, "call_id": call_id, "limit": limit})
-    return _parsed(found, "evidence")
+    asked = {"since": since, "until": until, "kind": kind, "call_id": call_id, "text": text, "limit": limit}
+    return _parsed(rows_of(source, sql, asked), "evidence")
 
 
 def action_attempts(
@@ -139,18 +147,34 @@ def action_attempts(
     return _parsed(rows_of(source, sql, asked), "sip_statuses")
 
 
-def tail(source: Source, *, after_msg_id: int | None = None, limit: int = 50) -> list[Row]:
-    """The messages after `after_msg_id` in order, at most `limit`; without it the last ones. No payloads."""
+def tail(
+    source: Source, *, after_msg_id: int | None = None, limit: int = 50, wanted: Condition = EVERY
+) -> list[Row]:
+    """The messages after `after_msg_id` in order, at most `limit`; without it the last ones. No payloads.
+
+    `wanted` is a condition on them, as `message_queries.compile_message_search` makes it.
+    """
     if after_msg_id is not None:
-        sql = f"SELECT {_TAIL_COLUMNS} FROM sip WHERE msg_id > $after ORDER BY msg_id LIMIT $limit"
-        return rows_of(source, sql, {"after": after_msg_id, "limit": limit})
+        sql = f"""
+            SELECT {_TAIL_COLUMNS} FROM sip WHERE msg_id > $after AND {wanted.sql}
+            ORDER BY msg_id LIMIT $limit"""
+        return rows_of(source, sql, {"after": after_msg_id, "limit": limit, **wanted.parameters})
     newest = rows_of(source, "SELECT max(received_at) AS at FROM sip")[0]["at"]
     if newest is None:
         return []
     sql = f"""
-        FROM (SELECT {_TAIL_COLUMNS} FROM sip WHERE received_at >= $since ORDER BY msg_id DESC LIMIT $limit)
+        FROM (
+            SELECT {_TAIL_COLUMNS} FROM sip WHERE received_at >= $since AND {wanted.sql}
+            ORDER BY msg_id DESC LIMIT $limit
+        )
         ORDER BY msg_id"""
-    return rows_of(source, sql, {"since": newest - _TAIL_SPAN, "limit": limit})
+    return rows_of(source, sql, {"since": newest - _TAIL_SPAN, "limit": limit, **wanted.parameters})
+
+
+def newest_msg_id(source: Source, after: int = 0) -> int:
+    """The `msg_id` of the newest message, or `after` when there is none above it."""
+    newest = rows_of(source, "SELECT max(msg_id) AS id FROM sip WHERE msg_id > $after", {"after": after})
+    return int(newest[0]["id"] or after)
 
 
 def counts_by_minute(
