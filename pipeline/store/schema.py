@@ -115,6 +115,7 @@ _LAYOUTS = {
     "finding": Layout(age_column="ts"),
     "action_attempt": Layout(age_column="started_at"),
     "ingest_minute": Layout(age_column="minute"),
+    "quality_hour_state": Layout(state_key=("hour",)),
     "schema_version": Layout(age_column="applied_at"),
 }
 
@@ -126,6 +127,7 @@ _STATES = {
     "cdr_call": "cdr_call_state",
     "call_leg": "call_leg_state",
     "quality_mark": "quality_mark_state",
+    "quality_hour": "quality_hour_state",
 }
 
 

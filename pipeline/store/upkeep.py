@@ -1,4 +1,5 @@
-"""Keeping the lake quick and small: merging small files, forgetting old snapshots, deleting their files.
+"""Keeping the lake quick and small: merging small files, writing again what lost rows, forgetting old snapshots,
+deleting their files.
 
 Each function takes a cursor of the writer's connection and runs beside the flushes. When to run them is
 not decided here.
@@ -11,6 +12,7 @@ from datetime import timedelta
 
 import duckdb
 
+from pipeline.store.duck import quoted
 from pipeline.store.paths import StorePaths, fsync
 
 READER_GRACE = timedelta(minutes=10)  # how long a reader may still use what was merged or expired
@@ -31,12 +33,19 @@ def merge(cursor: duckdb.DuckDBPyConnection, paths: StorePaths, max_file_bytes: 
     cheaper than always without: a large file is not written again for each small one that joins it.
     The old files stay until `clean_up`.
     """
-    before = _live_files(cursor)
     limit = "" if max_file_bytes is None else f", max_file_size => {max_file_bytes}"
-    done = cursor.execute(f"CALL ducklake_merge_adjacent_files('lake'{limit})").fetchall()
-    for file in _live_files(cursor) - before:  # DuckDB does not fsync the Parquet files that it writes
-        fsync(paths.files / file)
-    return Merged(files_before=sum(int(row[2]) for row in done), files_after=sum(int(row[3]) for row in done))
+    return _compacted(cursor, paths, f"CALL ducklake_merge_adjacent_files('lake'{limit})")
+
+
+def rewrite(
+    cursor: duckdb.DuckDBPyConnection, paths: StorePaths, table: str, deleted_share: float = 0.0
+) -> Merged:
+    """Write files of `table` again without their deleted rows, where these are at least `deleted_share` of all.
+
+    Those of one partition become one file. The old files stay until no snapshot needs them.
+    """
+    call = f"CALL ducklake_rewrite_data_files('lake', {quoted(table)}, delete_threshold => {deleted_share})"
+    return _compacted(cursor, paths, call)
 
 
 def expire(cursor: duckdb.DuckDBPyConnection, older_than: timedelta = READER_GRACE) -> int:
@@ -53,6 +62,14 @@ def clean_up(cursor: duckdb.DuckDBPyConnection, older_than: timedelta = READER_G
         f"CALL ducklake_cleanup_old_files('lake', older_than => now() - {_interval(older_than)})"
     ).fetchall()
     return len(done)
+
+
+def _compacted(cursor: duckdb.DuckDBPyConnection, paths: StorePaths, call: str) -> Merged:
+    before = _live_files(cursor)
+    done = cursor.execute(call).fetchall()
+    for file in _live_files(cursor) - before:  # DuckDB does not fsync the Parquet files that it writes
+        fsync(paths.files / file)
+    return Merged(files_before=sum(int(row[2]) for row in done), files_after=sum(int(row[3]) for row in done))
 
 
 def _interval(span: timedelta) -> str:

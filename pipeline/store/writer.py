@@ -163,7 +163,7 @@ class Writer:
         return catalog.connection.cursor()
 
     @contextmanager
-    def upkeep(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def tending(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A cursor in the lake for upkeep beside the flushes: one at a time, for what merges and what deletes would
         refuse each other. Raises StoreError when the writer is stopped."""
         with self._tending:
@@ -187,7 +187,7 @@ class Writer:
 
     def merge(self, max_file_bytes: int | None = None) -> upkeep.Merged:
         """Merge files, those below `max_file_bytes` only, beside the flushes (see `upkeep.merge`)."""
-        with self.upkeep() as cursor:
+        with self.tending() as cursor:
             return upkeep.merge(cursor, self.paths, max_file_bytes)
 
     def stop(self, timeout_s: float = 30.0) -> WriterStatus:
