@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ from pipeline.store.writer import Writer
 ROWS_AT_ONCE: Final = 20_000
 _MERGE_BELOW_BYTES: Final = 16 << 20
 _STEP_BACK_US: Final = 60_000_000
+_FINDINGS_KNOWN: Final = timedelta(days=1)  # before the file begins
 
 Progress = Callable[[int, int], object]
 """Told now and then: bytes read, bytes there are."""
@@ -156,6 +157,7 @@ class _Run:
         self._load = load
         self._engine = Engine(detectors_of(settings), settings.engine)
         self._decoder = Decoder(node, self._engine.interest, is_taken=TakenIds(store), redactor=redactor)
+        self._known: set[str] = set()  # findings that are stored
         self._weird: list[dict[str, Any]] = []
         self._findings: list[dict[str, Any]] = []
         self._source: Capture | Recording = open_capture(path, self._take_weird)
@@ -191,9 +193,13 @@ class _Run:
         assert now is not None
         recall(self._engine, self._store, now=now, lookback=how.recall, most=how.recall_messages, before=now)
         self._engine.state.changed_calls.clear()
+        found = self._store.rows("SELECT finding_id FROM finding WHERE ts >= ?", [now - _FINDINGS_KNOWN])
+        self._known = {finding_id for (finding_id,) in found}
 
     def _raised(self, findings: Iterable[Finding]) -> None:
         for finding in findings:
+            if finding.finding_id in self._known:
+                continue  # what is remembered raises it once more
             self._done.findings[finding.kind] += 1
             self._findings.append(finding_row(finding, self._node))
 

@@ -25,6 +25,7 @@ _PROGRESS_AFTER_S = 2.0
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("import")(import_)
+    app.command()(export)
 
 
 def import_(
@@ -83,6 +84,55 @@ def import_(
                     failed = failed or not done.cut_short
     if failed:
         raise typer.Exit(2)
+
+
+def export(
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help='pcapng file to write; "-": standard output.')
+    ],
+    search: opt.Search = None,
+    where: opt.Where = None,
+    call_id: Annotated[
+        str | None,
+        typer.Option("--call", help="Only this call: its Call-ID, or a part of it.", show_default=False),
+    ] = None,
+    single: Annotated[
+        bool, typer.Option("--messages", help="SEARCH is about messages (method:REGISTER), not calls.")
+    ] = False,
+    since: opt.Since = None,
+    until: opt.Until = None,
+    zone: opt.Zone = "UTC",
+    with_secrets: Annotated[
+        bool, typer.Option("--with-secrets", help="Leave credentials as they are stored.")
+    ] = False,
+    store: opt.Store = None,
+) -> None:
+    """Write messages to a pcapng file for Wireshark or sngrep: all of a time, of calls, or of one call.
+
+    A search finds calls, and takes them whole. Credentials are starred, byte for byte, unless told otherwise.
+
+    Examples: `hepduck export ghosts.pcapng state:ghost --since 24h`; `hepduck export - --since 10m | wireshark -k -i -`
+    """
+    from pipeline import callview
+    from pipeline.export import Selection, export_pcap, write_pcap
+    from pipeline.store.lake import Reader
+
+    text, span = opt.search_text(search, where), opt.span(since, until, zone)
+    if call_id is not None and (text or single or since or until):
+        raise typer.BadParameter("takes the whole call: no search and no time beside it", param_hint="--call")
+    file = sys.stdout.buffer if str(output) == "-" else output
+    hide = not with_secrets
+    with Reader(opt.store_path(store)) as reader:
+        if call_id is not None:
+            seen = callview.view(reader, call_id)
+            count = write_pcap(file, seen.messages, seen.findings, hide_secrets=hide)
+        else:
+            selection = Selection(text, span.since, span.until, single)
+            count = export_pcap(reader, file, selection, hide_secrets=hide)
+    typer.echo(f"{count} message{'' if count == 1 else 's'} in {output}", err=True)
+    if not count:
+        typer.echo("hepduck: nothing fits", err=True)
+        raise typer.Exit(1)
 
 
 class _Bar:

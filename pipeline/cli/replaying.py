@@ -1,4 +1,4 @@
-"""`hepduck replay` and `send`: recordings through the detectors, or to any collector."""
+"""`hepduck replay` and `send`: recordings and captures through the detectors, or to any collector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from pipeline.cli import options as opt
 
-Files = Annotated[list[Path], typer.Argument(help="Recordings (.hep, .hep.zst).")]
+Files = Annotated[list[Path], typer.Argument(help="Recordings (.hep), pcap, pcapng; gzip, zstd.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,12 +48,13 @@ def replay(
         bool, typer.Option("--fail-on-findings", help="Exit with 3 when there are any.")
     ] = False,
 ) -> None:
-    """Run recordings through the detectors and print the findings; stores nothing, acts never.
+    """Run recordings and captures through the detectors and print the findings; stores nothing, acts never.
 
     Examples: `hepduck replay monday.hep`; `hepduck replay a.hep --json --set detectors.late_register.window=30s`
     """
     from pipeline.assemble import detectors_of
-    from pipeline.ingest.recordings import read_recording, shuffle
+    from pipeline.ingest.captures.files import open_capture
+    from pipeline.ingest.recordings import shuffle
     from pipeline.logs import configure
     from pipeline.replay import flat, in_words
     from pipeline.replay import replay as run_replay
@@ -61,7 +62,7 @@ def replay(
     factor = _speed(speed)
     settings, _ = opt.settings_of(config, no_config, None, set_)
     configure(settings.log)
-    recordings = [read_recording(path) for path in files]
+    recordings = [open_capture(path) for path in files]
     datagrams = (datagram for recording in recordings for datagram in recording)
     found = 0
     for finding in run_replay(
@@ -92,7 +93,7 @@ def send(
         Path | None, typer.Option("--cert", help="TLS: our own certificate and key, PEM.")
     ] = None,
 ) -> None:
-    """Play recordings as HEP to a collector, byte for byte, in their own time.
+    """Play recordings (byte for byte) and captures (their SIP as HEP 3) to a collector, in their own time.
 
     Examples: `hepduck send monday.hep --to udp:127.0.0.1:9060`; `hepduck send a.hep --to tcp:[::1]:9060 --speed max`
     """
@@ -101,4 +102,6 @@ def send(
     factor = _speed(speed)
     tls = TlsClient(verify=not insecure, ca=ca, certificate=cert)
     sent = send_recording(files, to, speed="max" if factor is None else factor, tls=tls, now=now)
+    for damage in sent.damage:
+        typer.echo(f"hepduck: {damage}", err=True)
     typer.echo(f"sent {sent.packets} packets, {sent.bytes} bytes in {sent.seconds:.1f} s to {to}", err=True)

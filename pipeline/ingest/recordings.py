@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from struct import Struct
@@ -95,7 +96,9 @@ class Recording(Iterator[Datagram]):
 class RecordingWriter:
     """Writes a recording; zstd when the name ends in `.zst`. What was written a second ago survives a crash.
 
-    `write` may be called from several threads. Raises CaptureError when the file cannot be written.
+    An older file of that name stays as it is until the first record comes, or the writer is closed: whoever makes
+    one may yet fail to bind its port. `write` may be called from several threads. Raises CaptureError when the
+    file cannot be written.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -103,15 +106,12 @@ class RecordingWriter:
         self.records = 0
         self._lock = Lock()
         self._flushed_s = time.monotonic()
-        try:
+        self._begun = False
+        with self._told():
             # Customers' traffic, and the agents' key in clear: a new file is its owner's alone.
-            made = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        except OSError as error:
-            raise CaptureError(f"{self.path} cannot be written: {error.strerror}") from error
+            made = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
         self._file: BinaryIO = os.fdopen(made, "wb")
         self._compressor = zstandard.ZstdCompressor().compressobj() if fspath(path).endswith(".zst") else None
-        self._append(MAGIC)
-        self.flush()
 
     def write(self, datagrams: Iterable[Datagram]) -> None:
         """Append records, in the order given."""
@@ -119,7 +119,7 @@ class RecordingWriter:
             _RECORD.pack(datagram.arrival_us * 1000, datagram.agent_port, len(datagram.data)) + datagram.data
             for datagram in datagrams
         ]
-        with self._lock:
+        with self._lock, self._told():
             self._append(b"".join(records))
             self.records += len(records)
             if time.monotonic() - self._flushed_s >= _FLUSH_EVERY_S:
@@ -127,17 +127,18 @@ class RecordingWriter:
 
     def flush(self) -> None:
         """Hand everything written so far to the system."""
-        with self._lock:
+        with self._lock, self._told():
             self._flush()
 
     def close(self) -> None:
         """Finish the file. A second time does nothing."""
-        with self._lock:
+        with self._lock, self._told():
             if self._file.closed:
                 return
-            if self._compressor is not None:
-                self._file.write(self._compressor.flush())
-            self._file.close()
+            with self._file:
+                self._begin()
+                if self._compressor is not None:
+                    self._file.write(self._compressor.flush())
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -147,13 +148,27 @@ class RecordingWriter:
     ) -> None:
         self.close()
 
-    def _append(self, data: bytes) -> None:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """The system's refusals as CaptureError."""
         try:
-            self._file.write(data if self._compressor is None else self._compressor.compress(data))
+            yield
         except OSError as error:
             raise CaptureError(f"{self.path} cannot be written: {error.strerror}") from error
 
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._file.truncate(0)
+            self._append(MAGIC)
+            self._flush()
+
+    def _append(self, data: bytes) -> None:
+        self._begin()
+        self._file.write(data if self._compressor is None else self._compressor.compress(data))
+
     def _flush(self) -> None:
+        self._begin()
         if self._compressor is not None:
             self._file.write(self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
         self._file.flush()

@@ -1,4 +1,5 @@
-"""Plays recordings at any HEP collector, byte for byte, with the spacing they were recorded with."""
+"""Plays recordings and captures at any HEP collector, with the spacing they were taken with: recordings byte for
+byte, the SIP in captures as HEP version 3."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from typing import Final, Literal, NamedTuple
 
 from pipeline.errors import ConfigError
 from pipeline.ingest import Datagram
+from pipeline.ingest.captures.files import open_capture
 from pipeline.ingest.endpoints import Endpoint
-from pipeline.ingest.recordings import read_recording
 from pipeline.ingest.restamp import restamp
 from pipeline.protocols.hep import HEP3_MAGICS
 
@@ -33,11 +34,12 @@ class TlsClient:
 
 
 class Sent(NamedTuple):
-    """What was sent, and how long it took."""
+    """What was sent, and how long it took; `damage` says of each broken file what is wrong with it."""
 
     packets: int
     bytes: int
     seconds: float
+    damage: tuple[str, ...] = ()
 
 
 def send_recording(
@@ -48,18 +50,18 @@ def send_recording(
     tls: TlsClient | None = None,
     now: bool = False,
 ) -> Sent:
-    """Send the recordings one after the other to `udp:HOST:PORT`, `tcp:...` or `tls:...`.
+    """Send the recordings and captures one after the other to `udp:HOST:PORT`, `tcp:...` or `tls:...`.
 
     `speed` divides the original spacing; "max" waits for nothing. With `now` the HEP timestamps are moved,
     as if it all happened now. Versions 1 and 2 of HEP have no framing and go over UDP only. Raises
     ConfigError when the collector cannot be reached, refuses, or closes the connection, and CaptureError
-    for a file that is no recording.
+    for a file that is neither.
     """
     if speed != "max" and speed <= 0:
         raise ConfigError(f"speed {speed}: must be above 0, or max")
     pace = 1.0 if speed == "max" else speed
     endpoint = Endpoint.parse(to)
-    recordings = [read_recording(path) for path in paths]
+    recordings = [open_capture(path) for path in paths]
     packets = sent_bytes = 0
     started_s = time.monotonic()
     try:
@@ -81,7 +83,8 @@ def send_recording(
             _settle(sock)
     except OSError as error:
         raise ConfigError(f"{endpoint} {_reason(error)} (after {packets} packets)") from error
-    return Sent(packets, sent_bytes, seconds)
+    damage = tuple(recording.damage for recording in recordings if recording.damage)
+    return Sent(packets, sent_bytes, seconds, damage)
 
 
 def _connect(endpoint: Endpoint, tls: TlsClient) -> socket.socket:

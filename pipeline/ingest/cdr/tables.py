@@ -64,6 +64,16 @@ class CdrTable:
         if sweeps:
             self._swept_s = now_s
 
+    def any_row(self) -> Raw | None:
+        """One row with a start, whichever comes first; None where there is none yet."""
+        import sqlalchemy as sa  # noqa: PLC0415
+
+        start: sa.ColumnClause[Any] = sa.column(sa.quoted_name(self._time, quote=True))
+        one = self._select(None, unknown_too=False).where(start.is_not(None)).order_by(None).limit(1)
+        with self._speaking() as connection, closing(connection.execute(one)) as result:
+            row = result.fetchone()
+            return None if row is None else Raw(dict(zip(result.keys(), row, strict=True)), "a row")
+
     def _select(self, since: datetime | None, *, unknown_too: bool) -> sa.Select[Any]:
         import sqlalchemy as sa  # noqa: PLC0415  costs 0.3 s, and only those who read tables need it
 
