@@ -24,6 +24,7 @@ if __name__ != "__main__":
     from pipeline.ingest import Datagram
     from pipeline.ingest.recordings import read_recording
     from pipeline.ingest.restamp import restamp
+    from pipeline.store.lake import Reader
 
 RATE = 2000  # messages a second
 PAUSE_S = 0.2  # between the questions of the reading process: two cores have more to do
@@ -61,13 +62,16 @@ class GhostCall:
         """The caller calls and gives up."""
         _send(tap, self.lost)
         stored = f"SELECT call_id FROM sip WHERE call_id = '{self.call_id}'"
-        eventually(lambda: len(tap.rows(stored)) == len(self.lost), f"{self.call_id} in the store")
+        with Reader(tap.store) as reader:
+            whole = len(self.lost)
+            eventually(lambda: reader.query(stored).num_rows == whole, f"{self.call_id} in the store")
 
     def be_found(self, tap: RunningTap) -> None:
         """The phone registers; it is found, and acted on (a dry run)."""
         _send(tap, self.late)
         acted = f"SELECT * FROM action_attempt WHERE call_id = '{self.call_id}' AND action = 'fake_call'"
-        eventually(lambda: tap.rows(acted), f"what was done about {self.call_id}")
+        with Reader(tap.store) as reader:
+            eventually(lambda: reader.query(acted).num_rows, f"what was done about {self.call_id}")
 
 
 def _send(tap: RunningTap, records: list[Datagram]) -> None:
