@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -10,15 +9,13 @@ from typing import Any
 from pipeline.errors import StoreError
 from pipeline.ladder import build, printable, to_text
 from pipeline.protocols.emodel import band
+from pipeline.protocols.redact import Redactor
 from pipeline.store import quality_queries, queries
 from pipeline.store.lake import Reader
 
 Row = dict[str, Any]
 
-_SECRET = re.compile(
-    rb"(?im)^((?:proxy-)?authorization|[\w-]*secret)([ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*"
-)
-_CRYPTO = re.compile(rb"(?m)^(a=crypto:\S+ \S+ )[^\r\n]*")
+_REDACTOR = Redactor(["credentials"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +113,8 @@ def raw_text(seen: CallView, zone: tzinfo = UTC) -> str:
 
 
 def hide_secrets(payload: bytes) -> bytes:
-    """Credentials, the fake call's secret and SRTP keys replaced by stars."""
-    return _CRYPTO.sub(rb"\1***", _SECRET.sub(rb"\1\2***", payload))
+    """Credentials, the fake call's secret and SRTP keys replaced by stars, should the store have them."""
+    return _REDACTOR.text(payload)
 
 
 def _facts(seen: CallView, zone: tzinfo) -> list[str]:

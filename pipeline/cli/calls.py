@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,13 +63,17 @@ def call(
     call_id: Annotated[str, typer.Argument(help="Call-ID, or a part of it that fits one call only.")],
     ladder: Annotated[bool, typer.Option("--ladder", help="The ladder alone.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="The messages as they were on the wire.")] = False,
+    pcap: Annotated[
+        Path | None,
+        typer.Option("--pcap", help="Write its messages to this pcapng file.", show_default=False),
+    ] = None,
     zone: opt.Zone = "UTC",
     store: opt.Store = None,
     as_json: opt.Json = False,
 ) -> None:
     """Show a call: its facts and its ladder, with findings and actions drawn in, and how it sounded.
 
-    Examples: `hepduck call 7f3a@10.0.0.5`; `hepduck call 7f3a@10.0.0.5 --raw --zone Europe/Kyiv`
+    Examples: `hepduck call 7f3a@10.0.0.5 --pcap ticket.pcapng`; `hepduck call 7f3a@10.0.0.5 --raw --zone Europe/Kyiv`
     """
     from pipeline import callview
     from pipeline.cli.output import print_rows
@@ -79,6 +84,13 @@ def call(
     shown_in = opt.zone_of(zone)
     with Reader(opt.store_path(store)) as reader:
         seen = callview.view(reader, call_id)
+    if pcap is not None:
+        from pipeline.export import write_pcap
+
+        written = write_pcap(pcap, seen.messages, seen.findings)
+        typer.echo(f"{written} messages in {pcap}", err=True)
+        if not ladder + raw + as_json:
+            return
     if as_json:
         print_rows([callview.as_object(seen)], None, as_json=True, zone=shown_in)
     elif ladder:

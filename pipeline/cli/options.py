@@ -49,7 +49,6 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="At most that many ro
 Search = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SEARCH]...",
         help='What to look for: a number, a part of a Call-ID, an address, "state:failed", "pdd>3s".',
         show_default=False,
     ),
