@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo, available_timezones
 import streamlit as st
 
 RANGES: Final = {
-    "15m": ("15 min", timedelta(minutes=15)),
-    "1h": ("1 h", timedelta(hours=1)),
-    "6h": ("6 h", timedelta(hours=6)),
-    "24h": ("24 h", timedelta(hours=24)),
-    "7d": ("7 d", timedelta(days=7)),
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "6h": timedelta(hours=6),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
 }
 ALL, ABSOLUTE, DEFAULT = "all", "from-to", "24h"
 BROWSER: Final = "browser"
@@ -58,7 +58,6 @@ def draw() -> None:
             [*RANGES, ALL, ABSOLUTE],
             default=DEFAULT,
             required=True,
-            format_func=lambda name: RANGES[name][0] if name in RANGES else name,
             key="range",
             bind="query-params",
             label_visibility="collapsed",
@@ -80,10 +79,9 @@ def draw() -> None:
 def _relative(chosen: str, zone: ZoneInfo) -> Frame:
     if chosen == ALL:
         return Frame(None, None, zone, f"all times, shown in {zone.key}")
-    words, length = RANGES[chosen]
     now = datetime.now(UTC)
     now -= timedelta(seconds=now.timestamp() % _STEP_S)
-    return Frame(now - length, None, zone, f"last {words}, times in {zone.key}")
+    return Frame(now - RANGES[chosen], None, zone, f"last {chosen}, times in {zone.key}")
 
 
 def _absolute(zone: ZoneInfo) -> Frame:

@@ -1,14 +1,14 @@
 """How the app looks: colours, words, forms of numbers, charts and empty states, each stated once.
 
-One palette serves light and dark: every colour has a contrast of at least 3 on both backgrounds, and is never
-the only sign of anything.
+One palette (`pipeline.palette`) serves light and dark; a colour is never the only sign of anything.
 """
 
 from __future__ import annotations
 
+import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
@@ -16,12 +16,10 @@ import altair as alt
 import streamlit as st
 
 from pipeline.ladder import printable
+from pipeline.palette import AMBER, BLUE, GREEN, GREY, ORANGE, RED, TEAL, VIOLET
 
 MISSING: Final = "\N{EN DASH}"
 
-BLUE, TEAL, GREEN, AMBER, ORANGE, RED, VIOLET, GREY = (
-    *("#3d7fc4", "#2a9499", "#3f9a5c", "#b8860b", "#d9762b", "#d6504c", "#8d6cc3", "#7d8894"),
-)
 CATEGORIES: Final = (BLUE, ORANGE, TEAL, VIOLET, GREEN, RED, AMBER, GREY)
 """For series without a meaning of their own, in this order."""
 
@@ -38,7 +36,13 @@ BANDS: Final = {
 PERCENTILES: Final = {"p5": RED, "p50": BLUE, "p95": GREEN}
 
 _PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
+_LINK: Final = re.compile(r"@|://|(?<!\w)www", re.IGNORECASE)
 _FONT_PX: Final = 12
+_STYLE: Final = """<style>
+[data-testid="stMainBlockContainer"] { padding: 4.1rem 1.2rem 2rem }
+[data-testid="stMainBlockContainer"] > div > [data-testid="stVerticalBlock"] { gap: .7rem }
+.st-key-frame { border-bottom: 1px solid rgba(125,136,148,.3); padding-bottom: .5rem }
+</style>"""
 
 
 # -- text and numbers ------------------------------------------------------------------------------------
@@ -50,8 +54,11 @@ def missing(value: Any) -> bool:
 
 
 def plain(text: object) -> str:
-    """Text from the wire as it may stand in Markdown (labels, captions, metrics): no mark-up, no control characters."""
-    return _PUNCTUATION.sub(r"\\\1", printable(text))
+    """Text from the wire as it may stand in Markdown (labels, captions): no mark-up, no control characters, no links.
+
+    Markdown makes links of bare addresses, however they are escaped: a word joiner (invisible) keeps it from that.
+    """
+    return _PUNCTUATION.sub(r"\\\1", _LINK.sub("\\g<0>\N{WORD JOINER}", printable(text)))
 
 
 def number(value: Any, decimals: int = 0, unit: str = "") -> str:
@@ -113,7 +120,12 @@ def time(value: Any, zone: tzinfo, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     return local.strftime(form.replace("%f", f"{local.microsecond // 1000:03d}"))
 
 
-# -- states and notes ------------------------------------------------------------------------------------
+# -- places, states and notes ------------------------------------------------------------------------------------
+
+
+def page() -> None:
+    """Spacing of every page: dense, as lists of calls want it."""
+    st.html(_STYLE)
 
 
 def empty(what: str, *checks: str) -> None:
@@ -122,6 +134,27 @@ def empty(what: str, *checks: str) -> None:
         st.markdown(f"**{what}**")
         if checks:
             st.markdown("\n".join(f"- {check}" for check in checks))
+
+
+def title(text: object) -> None:
+    """A heading of text from the wire."""
+    st.html(f'<div style="font-size:1.25rem;font-weight:600;overflow-wrap:anywhere">{_html(text)}</div>')
+
+
+def facts(told: Mapping[str, object]) -> None:
+    """Small named values side by side, as many in a row as fit; what is not known is left out."""
+    known = {name: value for name, value in told.items() if not missing(value) and value not in ("", MISSING)}
+    cells = "".join(
+        f'<div><div style="font-size:.8rem;opacity:.7">{_html(name)}</div>'
+        f'<div style="overflow-wrap:anywhere">{_html(value)}</div></div>'
+        for name, value in known.items()
+    )
+    st.html(f'<div style="display:flex;flex-wrap:wrap;gap:.5rem 1.6rem">{cells}</div>')
+
+
+def _html(text: object) -> str:
+    """Text from the wire as HTML shows it: no mark-up, and nothing that becomes a link."""
+    return html.escape(printable(text))
 
 
 # -- charts ----------------------------------------------------------------------------------------------

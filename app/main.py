@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import streamlit as st
@@ -10,6 +11,7 @@ from app import data, frame, look, signin
 from app.config import settings
 from pipeline.errors import HepduckError
 
+ICON: Final = str(Path(__file__).with_name("icon.svg"))  # a :material/: one would be fetched from afar
 PAGES: Final = (
     ("calls", "Calls", ":material/call:"),
     ("quality", "Quality", ":material/graphic_eq:"),
@@ -22,9 +24,8 @@ PAGES: Final = (
 
 def main() -> None:
     """One run of the script."""
-    st.set_page_config(
-        "hepduck", ":material/phone_in_talk:", layout="wide", initial_sidebar_state="collapsed"
-    )
+    st.set_page_config("hepduck", ICON, layout="wide", initial_sidebar_state="collapsed")
+    look.page()
     if not signin.may_see(settings().app):
         st.stop()
     pages = [

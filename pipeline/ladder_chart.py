@@ -93,6 +93,11 @@ def min_width_px(ladder: Ladder) -> int:
     return round(MIN_LANE_PX * max(right - left, 3.5))
 
 
+def height_px(ladder: Ladder) -> int:
+    """How high the chart is."""
+    return round(_rows(ladder, [""] * len(ladder.steps))["height"])
+
+
 def _edges(ladder: Ladder) -> tuple[float, float]:
     """The lane coordinates of the left edge, with room for the times, and of the right one."""
     count = len(ladder.participants)
