@@ -90,6 +90,7 @@ def test_every_labelled_recording(via: str, tmp_path: Path, certificate: Path) -
     settings = [
         *("--set", f"detectors.late_register.aliases={json.dumps(ALIASES)}"),
         *("--set", f"tap.tls_certificate={certificate}"),
+        *("--set", "store.redact=[]"),
     ]
     with RunningTap(tmp_path, *settings, listen=[f"{via}:127.0.0.1:0"]) as tap:
         # Where the system grants no big receive buffer, UDP at full speed would lose some in the kernel.
