@@ -60,7 +60,9 @@ def calls(
 
 
 def call(
-    call_id: Annotated[str, typer.Argument(help="Call-ID, or a part of it that fits one call only.")],
+    call_id: Annotated[
+        str, typer.Argument(help="Call-ID, or a part of it that fits one call only.", callback=opt.readable)
+    ],
     ladder: Annotated[bool, typer.Option("--ladder", help="The ladder alone.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="The messages as they were on the wire.")] = False,
     pcap: Annotated[

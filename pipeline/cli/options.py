@@ -11,6 +11,12 @@ import typer
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
+
+def readable(text: str | None) -> str | None:
+    """Text that the database can take: bytes of the command line that are none become `?`."""
+    return text and text.encode("utf-8", "replace").decode()
+
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(

@@ -42,7 +42,9 @@ _PAGE = 10_000
 
 Text = Annotated[
     str | None,
-    typer.Argument(help="Only those with this text, whatever its case.", show_default=False),
+    typer.Argument(
+        help="Only those with this text, whatever its case.", callback=opt.readable, show_default=False
+    ),
 ]
 
 
@@ -57,7 +59,10 @@ def register(app: typer.Typer) -> None:
 def findings(
     text: Text = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", help="Only this kind, e.g. late_register.", show_default=False)
+        str | None,
+        typer.Option(
+            "--kind", help="Only this kind, e.g. late_register.", callback=opt.readable, show_default=False
+        ),
     ] = None,
     since: opt.Since = None,
     until: opt.Until = None,
@@ -154,7 +159,7 @@ def registrations(
 
 
 def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT.")] = "SHOW TABLES",
+    query: Annotated[str, typer.Argument(help="One SELECT.", callback=opt.readable)] = "SHOW TABLES",
     zone: opt.Zone = "UTC",
     store: opt.Store = None,
     as_json: opt.Json = False,

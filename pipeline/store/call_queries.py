@@ -7,6 +7,7 @@ for the page alone. `calls` takes two statements for that: which calls, and what
 from __future__ import annotations
 
 import difflib
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -15,13 +16,11 @@ from pipeline.store.call_search import Condition, compile_search
 from pipeline.store.quality_queries import ENOUGH_PACKETS
 from pipeline.store.queries import Row, Source, rows_of
 
-LONGEST_CALL: Final = timedelta(
-    hours=12
-)  # media and messages of a call in the window may lie that far outside
+# Media and messages of a call that is in the window may lie that far outside of it.
+LONGEST_CALL: Final = timedelta(hours=12)
+# Longer than a proxy lets a call ring (RFC 3261 16.6, timer C).
+UNFINISHED_AFTER: Final = timedelta(minutes=5)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-UNFINISHED_AFTER: Final = timedelta(
-    minutes=5
-)  # longer than a proxy lets a call ring (RFC 3261 16.6, timer C)
 
 _STATE: Final = """
     CASE WHEN outcome IS NOT NULL THEN outcome
@@ -30,32 +29,24 @@ _STATE: Final = """
         WHEN last_ts < $now::TIMESTAMPTZ - $unfinished_after::INTERVAL THEN 'unfinished'
         ELSE 'in_progress' END"""
 
-# One row a call: its newest state, on the node that saw the most of it.
-_CALLS: Final = f"""
-    newest AS NOT MATERIALIZED (
-        SELECT * FROM call_state WHERE {{window}}
-        QUALIFY row_number() OVER (PARTITION BY node, call_id ORDER BY recorded_at DESC) = 1
-    ),
-    c AS NOT MATERIALIZED (
+# What searches, columns and sortings ask. `c` is one row a call: its newest state, on the node that saw the most
+# of it; the others are asked by Call-ID. A statement takes those that it names.
+_TABLES: Final = {
+    "newest": """(
+        SELECT * FROM call_state WHERE {window}
+        QUALIFY row_number() OVER (PARTITION BY node, call_id ORDER BY recorded_at DESC) = 1)""",
+    "c": f"""(
         SELECT *, {_STATE} AS state FROM newest
-        QUALIFY row_number() OVER (PARTITION BY call_id ORDER BY messages DESC NULLS LAST, node) = 1
-    )"""
-_CALLS_OF_PAGE: Final = f"""
-    page AS MATERIALIZED ({{page}}),
-    c AS (SELECT *, {_STATE} AS state FROM call_state JOIN page USING (call_id, node, recorded_at))"""
-
-# What the search and the columns ask besides, by Call-ID.
-_BESIDES: Final = """
-    said AS NOT MATERIALIZED (
+        QUALIFY row_number() OVER (PARTITION BY call_id ORDER BY messages DESC NULLS LAST, node) = 1)""",
+    "said": """(
         SELECT call_id, src_ip, src_port, dst_ip, dst_port, user_agent,
             CASE WHEN status IS NULL THEN method END AS request
-        FROM sip WHERE {sip_near}
-    ),
-    leg AS NOT MATERIALIZED (  -- a call that is leg B of another has that leg only; the other one has both
+        FROM sip WHERE {ts_near})""",
+    # A call that is leg B of another has that leg only; the other one has both.
+    "leg": """(
         SELECT * REPLACE (unnest(list_distinct([call_id, leg_call_id])) AS call_id)
-        FROM leg_quality_best($near_since, $near_until, NULL)
-    ),
-    worst AS (
+        FROM leg_quality_best($near_since, $near_until, NULL))""",
+    "worst": """(
         SELECT call_id,
             min(r_factor) AS r_factor,
             min(r_factor) FILTER ((grounded OR codec IS NULL)
@@ -70,17 +61,22 @@ _BESIDES: Final = """
             sum(packets)::BIGINT AS packets,
             bool_or(contains(flags, 'one_way')) AS one_way,
             coalesce(any_value(endpoint) FILTER (leg = 'b'), any_value(endpoint)) AS endpoint
-        FROM leg {of_page} GROUP BY call_id
-    ),
-    cdr AS NOT MATERIALIZED (
+        FROM leg {of_page} GROUP BY call_id)""",
+    "cdr": """(
         SELECT unnest(list_distinct([call_id, call_id_b])) AS call_id, trunk, accountcode, start_ts
-        FROM cdr_call WHERE {cdr_near}
-    ),
-    billed AS (
+        FROM cdr_call WHERE {start_ts_near})""",
+    "billed": """(
         SELECT call_id, arg_max(trunk, start_ts) AS trunk, arg_max(accountcode, start_ts) AS accountcode
-        FROM cdr {of_page} GROUP BY call_id
-    ),
-    ghosts AS (SELECT DISTINCT call_id FROM finding WHERE kind = 'late_register' AND {finding_near})"""
+        FROM cdr {of_page} GROUP BY call_id)""",
+    "ghosts": "(SELECT DISTINCT call_id FROM finding WHERE kind = 'late_register' AND {ts_near})",
+}
+_ONCE: Final = {"worst", "billed", "ghosts"}  # small when made; the others are looked through, not kept
+_CALLS_OF_PAGE: Final = f"""
+    WITH page AS MATERIALIZED ({{page}}),
+    c AS (
+        SELECT s.*, {_STATE} AS state, page.position
+        FROM call_state s JOIN page USING (call_id, node, recorded_at)
+    )"""
 
 _COLUMNS: Final = {
     "first_ts": "c.first_ts",
@@ -120,6 +116,7 @@ _COLUMNS: Final = {
 COLUMNS: Final = tuple(_COLUMNS)
 
 
+_KEYS: Final = "c.call_id, c.node, c.recorded_at"
 _JOINS: Final = {
     "w.": "LEFT JOIN worst w ON w.call_id = c.call_id",
     "b.": "LEFT JOIN billed b ON b.call_id = c.call_id",
@@ -155,89 +152,91 @@ def calls(
     """What to ask for a page of the list: `COLUMNS`, in order of `sort` (a column; `-` before it: downwards), what
     is not known last. `limit` None is no limit. Raises SearchError, and StoreError for an unknown column.
     """
-    picked = _picked(compile_search(search), window, sort, limit, offset)
+    given = compile_search(search)
     if limit is None:
-        page, given, near = picked.sql, picked.parameters, window
+        page = _picked(given, window, f"{_KEYS}, row_number() OVER ({_order(sort)}) AS position", sort)
+        near = window
     else:
-        rows = rows_of(source, picked.sql, picked.parameters)
-        given = {name: [row[name] for row in rows] for name in ("call_id", "node", "recorded_at", "position")}
-        page = f"SELECT {', '.join(f'unnest(${name}) AS {name}' for name in given)}"
+        asked = _picked(
+            given,
+            window,
+            f"{_KEYS}, c.first_ts, c.last_ts",
+            sort,
+            f"{_order(sort)} LIMIT $limit OFFSET $offset",
+        )
+        rows = rows_of(source, asked.sql, {**asked.parameters, "limit": limit, "offset": offset})
+        keys = {name: [row[name] for row in rows] for name in ("call_id", "node", "recorded_at")}
+        keys["position"] = list(range(len(rows)))
+        page = Question(f"SELECT {', '.join(f'unnest(${name}) AS {name}' for name in keys)}", keys)
         times = [time for row in rows for time in (row["first_ts"], row["last_ts"])] or [_EPOCH]
         near = Window(min(times), max(times))
     columns = ", ".join(f'{sql} AS "{name}"' for name, sql in _COLUMNS.items())
-    tables, asked = _tables(_CALLS_OF_PAGE.format(page=page), near, of_page=True)
-    sql = f"{tables} SELECT {columns} FROM c {' '.join(_JOINS.values())} ORDER BY c.position"
-    return Question(sql, {**given, **asked})
+    sql = f"SELECT {columns} FROM c {' '.join(_JOINS.values())} ORDER BY c.position"
+    return _question(sql, near, page.parameters, page=page.sql)
 
 
 def count(search: str = "", window: Window = ALWAYS) -> Question:
     """How many calls there are: one row, `calls`."""
-    return _grouped(search, window, "count(*) AS calls", "")
+    return _picked(compile_search(search), window, "count(*) AS calls")
 
 
 def states(search: str = "", window: Window = ALWAYS) -> Question:
     """How many calls there are of each `state`, the most frequent first."""
-    return _grouped(
-        search, window, "c.state, count(*) AS calls", "GROUP BY c.state ORDER BY calls DESC, state"
-    )
+    grouping = "GROUP BY c.state ORDER BY calls DESC, c.state"
+    return _picked(compile_search(search), window, "c.state, count(*) AS calls", then=grouping)
 
 
-def _grouped(search: str, window: Window, columns: str, grouping: str) -> Question:
-    given = compile_search(search)
-    tables, asked = _tables_in(window)
-    return Question(
-        f"{tables} SELECT {columns} FROM c WHERE {given.sql} {grouping}", asked | given.parameters
-    )
-
-
-def _picked(given: Condition, window: Window, sort: str, limit: int | None, offset: int) -> Question:
-    """Which calls are on the page, in order of `position`."""
+def _order(sort: str) -> str:
     name = sort.removeprefix("-")
     if name not in _COLUMNS:
         near = difflib.get_close_matches(name, COLUMNS, n=1)
         raise StoreError(f"no column {name!r} to sort by" + (f": did you mean {near[0]}?" if near else ""))
-    order = _COLUMNS[name]
-    joins = " ".join(join for alias, join in _JOINS.items() if alias in order)
     down = "DESC" if sort.startswith("-") else "ASC"
-    tables, asked = _tables_in(window)
-    sql = f"""{tables}
-        SELECT *, row_number() OVER () AS position FROM (
-            SELECT c.call_id, c.node, c.recorded_at, c.first_ts, c.last_ts FROM c {joins} WHERE {given.sql}
-            ORDER BY {order} {down} NULLS LAST, c.first_ts DESC, c.call_id
-            {"" if limit is None else "LIMIT $limit OFFSET $offset"}
-        )"""
-    asked |= given.parameters
-    if limit is not None:
-        asked |= {"limit": limit, "offset": offset}
-    return Question(sql, asked)
+    return f"ORDER BY {_COLUMNS[name]} {down} NULLS LAST, c.first_ts DESC, c.call_id"
 
 
-def _tables_in(window: Window) -> Question:
-    """The WITH clause for all calls in the window."""
-    # Asked of every state of a call: the newest spans the most, so it passes whenever an earlier one does.
-    touches = {"last_ts >= $since": window.since, "first_ts < $until": window.until}
-    asked = " AND ".join(test for test, bound in touches.items() if bound) or "true"
-    tables, parameters = _tables(_CALLS.format(window=asked), window)
-    return Question(tables, parameters | {k: v for k, v in window._asdict().items() if v is not None})
+def _picked(given: Condition, window: Window, columns: str, sort: str = "", then: str = "") -> Question:
+    """`columns` of the calls that the search finds in the window, with the tables that `sort` needs."""
+    order = _COLUMNS.get(sort.removeprefix("-"), "")
+    joins = " ".join(join for alias, join in _JOINS.items() if alias in order)
+    return _question(f"SELECT {columns} FROM c {joins} WHERE {given.sql} {then}", window, given.parameters)
 
 
-def _tables(of_calls: str, window: Window, *, of_page: bool = False) -> Question:
-    """The WITH clause, and what is bound in it; `window` is that of the calls asked for."""
-    near_since = window.since and window.since - LONGEST_CALL
-    near_until = window.until and window.until + LONGEST_CALL
-
-    def near(column: str) -> str:
-        bounds = ((">=", "near_since", near_since), ("<", "near_until", near_until))
-        return " AND ".join(f"{column} {sign} ${name}" for sign, name, bound in bounds if bound) or "true"
-
-    besides = _BESIDES.format(
-        sip_near=near("ts"),
-        cdr_near=near("start_ts"),
-        finding_near=near("ts"),
-        of_page="WHERE call_id IN (SELECT call_id FROM page)" if of_page else "",
-    )
-    asked = {
-        **{"near_since": near_since, "near_until": near_until, "enough": ENOUGH_PACKETS},
-        **{"now": datetime.now(UTC), "unfinished_after": UNFINISHED_AFTER},
+def _question(sql: str, window: Window, given: Row, page: str | None = None) -> Question:
+    """`sql` with the tables that it names: of the calls in the window, or of those on the `page`, which are in it."""
+    bounds = {
+        "since": window.since,
+        "until": window.until,
+        "near_since": window.since and window.since - LONGEST_CALL,
+        "near_until": window.until and window.until + LONGEST_CALL,
     }
-    return Question(f"WITH {of_calls}, {besides}", asked)
+
+    def within(*tests: str) -> str:
+        return " AND ".join(test for test in tests if bounds[test.partition("$")[2]]) or "true"
+
+    parts = {
+        # Asked of every state of a call: the newest spans the most, so it passes whenever an earlier one does.
+        "window": within("last_ts >= $since", "first_ts < $until"),
+        "ts_near": within("ts >= $near_since", "ts < $near_until"),
+        "start_ts_near": within("start_ts >= $near_since", "start_ts < $near_until"),
+        "of_page": "WHERE call_id IN (SELECT call_id FROM page)" if page else "",
+    }
+    tables: list[str] = []
+    named = sql
+    for name, table in reversed(_TABLES.items()):
+        if re.search(rf"\b(?:FROM|JOIN) {name}\b", named) and not (page and name in ("c", "newest")):
+            kept = "MATERIALIZED" if name in _ONCE else "NOT MATERIALIZED"
+            tables.insert(0, f"{name} AS {kept} {table.format_map(parts)}")
+            named += table
+    first = _CALLS_OF_PAGE.format(page=page) + "," * bool(tables) if page else "WITH"
+    whole = f"{first} {', '.join(tables)} {sql}"
+    known = {
+        **bounds,
+        **given,
+        "enough": ENOUGH_PACKETS,
+        "now": datetime.now(UTC),
+        "unfinished_after": UNFINISHED_AFTER,
+    }
+    return Question(
+        whole, {name: known[name] for name in set(re.findall(r"\$(\w+)", whole)) if name in known}
+    )

@@ -149,10 +149,10 @@ def numbers(columns: Iterable[str], text: str, whole: bool, bound: Bound) -> Ite
     digits = re.sub(r"\D", "", _PREFIX.sub("", text), flags=re.ASCII)
     if len(digits) < _FEWEST_DIGITS:
         return
-    name, long = bound(digits), bound(_WHOLE_DIGITS)
+    name = bound(digits)
     for column in columns:
         stored = f"ltrim(translate({column}, '+-() ./', ''), '0')"
-        ends = f"(length({stored}) >= {long} AND ends_with({name}, {stored}))"
+        ends = f"(length({stored}) >= {_WHOLE_DIGITS} AND ends_with({name}, {stored}))"
         if not whole:
             yield f"contains({stored}, {name}) OR {ends}"
         elif len(digits) >= _WHOLE_DIGITS:

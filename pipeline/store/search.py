@@ -156,7 +156,7 @@ class _Text:
     """What is read, and how far."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = text.encode("utf-8", "replace").decode()  # bytes of a command line that are no text become ?
         self.at = 0
 
     def terms(self) -> Iterator[Term]:
