@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from app.config import settings
 from pipeline.api.opened import Store
+from pipeline.privacy import mask_frame
 
 ANSWERS_KEPT = "10s"
 _MOST_ANSWERS = 200
@@ -24,7 +26,8 @@ def store() -> Store:
 def ask(function: Callable[..., Any], /, **arguments: Any) -> Any:
     """`function(**arguments, store=store())` of `pipeline.api`; asked again after `ANSWERS_KEPT`.
 
-    Arguments must be plain values (text, numbers, times, lists of them). The answer is the caller's own copy.
+    Arguments must be plain values (text, numbers, times, lists of them). The answer is the caller's own copy; in
+    tables numbers are masked where `app.mask_numbers` says so.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     return _answer((name, str(folder()), arguments), function)
@@ -43,4 +46,7 @@ def _opened(path: str) -> Store:
 @st.cache_data(ttl=ANSWERS_KEPT, max_entries=_MOST_ANSWERS, max_size=_MOST_BYTES, show_spinner=False)
 def _answer(question: tuple[str, str, dict[str, Any]], _function: Callable[..., Any]) -> Any:
     _, path, arguments = question
-    return _function(**arguments, store=_opened(path))
+    found = _function(**arguments, store=_opened(path))
+    if isinstance(found, pd.DataFrame) and settings().app.mask_numbers:
+        return mask_frame(found)
+    return found

@@ -43,11 +43,8 @@ def get() -> Frame:
 
 
 def query(**more: str) -> dict[str, str]:
-    """The frame's part of a link to another page, with `more` parameters of that page."""
-    kept = {
-        name: st.query_params[name] for name in ("range", "from", "until", "zone") if name in st.query_params
-    }
-    return {**kept, **more}
+    """The parameters of a link to another page: range and zone go along by themselves."""
+    return more
 
 
 def draw() -> None:

@@ -50,7 +50,7 @@ _STYLE: Final = """<style>
 
 def missing(value: Any) -> bool:
     """True for None, NaN, NaT and pandas' NA."""
-    return value is None or value is not value or str(value) in {"NaT", "<NA>"}  # noqa: PLR0124  NaN
+    return value is None or (isinstance(value, float) and math.isnan(value)) or str(value) in {"NaT", "<NA>"}
 
 
 def plain(text: object) -> str:

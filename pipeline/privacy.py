@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HIDDEN_DIGITS: Final = 4
 COLUMNS: Final = frozenset(
@@ -60,6 +63,16 @@ def mask_value(column: str, value: Any) -> Any:
 def mask_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with each of its values as `mask_value` has it."""
     return {name: mask_value(name, value) for name, value in row.items()}
+
+
+def mask_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with each of its values as `mask_value` has it; the frame given stays as it is."""
+    masked = {
+        column: frame[column].map(lambda value, column=column: mask_value(column, value))
+        for column in frame.columns
+        if column in COLUMNS or column == "payload"
+    }
+    return frame.assign(**masked)
 
 
 def _masked(number: str) -> str:
