@@ -84,9 +84,37 @@ _HEARD: Final = """
 _CALLS: Final = "count(DISTINCT of_call) AS calls"
 _R: Final = """count(r_factor) AS rated,
             count(*) FILTER (r_factor IS NOT NULL AND enough) AS enough,
-            quantile_cont(r_factor, [0.05, 0.5, 0.95]) AS r"""
+            quantile_cont(r_factor, [0.05, 0.5, 0.95]) AS r_p"""
 _RANKED: Final = "(grounded OR codec IS NULL) AND enough"
 _ROWS_A_CALL: Final = 16  # it has up to four directions, more when it was forked
+# The columns of the few rows that it takes are read in the same statement: row numbers hold for one snapshot only.
+_WORST: Final = f"""
+            WITH lowest AS (
+                SELECT row_id FROM heard WHERE r_factor IS NOT NULL AND coalesce({{ranked}}, false)
+                ORDER BY r_factor, ts DESC LIMIT {_ROWS_A_CALL} * $limit
+            ),
+            page AS (
+                SELECT l.*, coalesce(l.call_id, l.unit) AS of_call
+                FROM leg_quality_state l WHERE l.rowid IN (FROM lowest)
+                QUALIFY row_number() OVER (PARTITION BY of_call ORDER BY r_factor, ts DESC, leg, direction) = 1
+                ORDER BY r_factor, ts DESC, of_call LIMIT $limit
+            ),
+            party AS (
+                SELECT call_id, arg_max(from_user, recorded_at) AS from_user, arg_max(to_user, recorded_at) AS to_user
+                FROM call_state WHERE call_id IN (SELECT call_id FROM page) GROUP BY call_id
+            ),
+            billed AS (
+                SELECT call_id, any_value(src) AS src, any_value(dst) AS dst
+                FROM cdr_call WHERE call_id IN (SELECT call_id FROM page) GROUP BY call_id
+            )
+            SELECT p.ts, p.call_id, coalesce(party.from_user, billed.src) AS from_user,
+                coalesce(party.to_user, billed.dst) AS to_user, p.leg, p.direction, p.r_factor,
+                coalesce(p.mos_cq, p.mos_lq) AS mos, p.mos_method, p.grounded,
+                date_diff('millisecond', p.ts, p.end_ts) / 1000 AS seconds,
+                p.packets + greatest(coalesce(p.lost, 0), 0) AS due, p.reports, p.loss_pct,
+                p.jitter_ms, p.rtt_ms, p.codec,
+                coalesce(p.endpoint, p.peer_ip) AS trunk, p.flags, p.source
+            FROM page p LEFT JOIN party USING (call_id) LEFT JOIN billed USING (call_id)"""
 
 _DAY_S: Final = 86_400
 NO_STEPS: Final = (_DAY_S, datetime(2000, 1, 1, tzinfo=UTC))
@@ -127,26 +155,24 @@ def _parts(whole_days: bool) -> dict[str, str]:
     # Steps of hours begin at the reader's midnight; steps of days are days of his calendar, some of 23 hours.
     days = "time_bucket(to_seconds($step_s), ts AT TIME ZONE $zone) AT TIME ZONE $zone"
     step = days if whole_days else "time_bucket(to_seconds($step_s), ts, $midnight::TIMESTAMPTZ)"
-    worst = f"""SELECT row_id, {{ranked}} AS ranked FROM heard WHERE r_factor IS NOT NULL AND ({_RANKED}) = {{ranked}}
-            ORDER BY r_factor, ts DESC LIMIT {_ROWS_A_CALL} * $limit"""
     return {
         "total": f"""SELECT {_CALLS}, {_R}, count(*) AS directions,
             count(*) FILTER (grounded AND r_factor IS NOT NULL) AS grounded FROM heard""",
-        "over_time": f"SELECT {step} AS since, {_R} FROM heard GROUP BY ALL",
+        "over_time": f"SELECT {step} AS at, {_R} FROM heard GROUP BY ALL",
         "bands": _bands(),
         "spread": _spread(),
         "by_hour": f"""SELECT isodow(local) AS weekday, hour(local) AS hour, {_R}
             FROM (SELECT *, ts AT TIME ZONE $zone AS local FROM heard) GROUP BY ALL""",
         "by": f"""SELECT coalesce(key, '-') AS key, {_CALLS}, {_R}, count(*) - count(r_factor) AS unrated,
             100.0 * count(*) FILTER (grounded) / nullif(count(r_factor), 0) AS grounded_pct,
-            quantile_cont(loss_pct, [0.5, 0.95]) AS loss_pct, quantile_cont(jitter_ms, [0.5, 0.95]) AS jitter_ms,
-            quantile_cont(rtt_ms, [0.5, 0.95]) AS rtt_ms
+            quantile_cont(loss_pct, [0.5, 0.95]) AS loss_pct_p, quantile_cont(jitter_ms, [0.5, 0.95]) AS jitter_ms_p,
+            quantile_cont(rtt_ms, [0.5, 0.95]) AS rtt_ms_p
             FROM heard GROUP BY ALL""",
         "methods": """SELECT mos_method, conversational, codec, grounded, source, count(*) AS directions,
             count(*) FILTER (enough) AS enough
             FROM heard WHERE r_factor IS NOT NULL GROUP BY ALL""",
-        "worst": f"FROM ({worst.format(ranked='true')})",
-        "unranked": f"FROM ({worst.format(ranked='false')})",
+        "worst": _WORST.format(ranked=_RANKED),
+        "unranked": _WORST.format(ranked=f"NOT ({_RANKED})"),
     }
 
 
@@ -167,7 +193,7 @@ def overview(
     """Name of each of `parts` -> its rows, in no order but where one is named:
 
     total      calls, directions, rated, enough, grounded, r_*, mos_*
-    over_time  since (start of a step), rated, enough, r_*, mos_*; `steps`: seconds, and where steps of hours begin
+    over_time  at (start of a step), rated, enough, r_*, mos_*; `steps`: seconds, and where steps of hours begin
     bands      band (words of `emodel.band`), r_from, directions; the best first
     spread     figure (of `EDGES`), high (upper end of the step, infinite for the last), directions
     by_hour    weekday (1 is Monday), hour, rated, enough, r_*, mos_*; in `zone`
@@ -195,8 +221,10 @@ def overview(
     found = {name: [_spelt(row) for row in answer[name] or ()] for name in parts}
     if "by" in found:
         found["by"].sort(key=_by_hour if by == "hour" else _by_r)
+    for row in [*found.get("worst", ()), *found.get("unranked", ())]:
+        row["band"] = band(row["r_factor"])
     for name in {"worst", "unranked"} & set(parts):
-        found[name] = _worst(source, [row["row_id"] for row in found[name]], limit)
+        found[name].sort(key=lambda row: (row["r_factor"], -row["ts"].timestamp()))
     return found
 
 
@@ -209,48 +237,15 @@ def _by_r(row: Row) -> tuple[bool, float, str]:
 
 
 def _spelt(row: Row) -> Row:
-    """Lists of percentiles as columns of their own, and the MOS of each R."""
+    """Lists of percentiles (`r_p`, `loss_pct_p` ...) as columns of their own, and the MOS of each R."""
     spelt: Row = {}
     for name, value in row.items():
-        if name not in {"r", *EDGES}:
+        if not name.endswith("_p"):
             spelt[name] = value
             continue
-        shares = ("p5", "p50", "p95") if name == "r" else ("p50", "p95")
+        shares = ("5", "50", "95") if name == "r_p" else ("50", "95")
         values = value or [None] * len(shares)
-        spelt |= {f"{name}_{share}": each for share, each in zip(shares, values, strict=True)}
-        if name == "r":
-            spelt |= {f"mos_{s}": None if r is None else mos(r) for s, r in zip(shares, values, strict=True)}
+        spelt |= {f"{name}{share}": each for share, each in zip(shares, values, strict=True)}
+        if name == "r_p":
+            spelt |= {f"mos_p{s}": None if r is None else mos(r) for s, r in zip(shares, values, strict=True)}
     return spelt
-
-
-def _worst(source: Source, row_ids: list[int], limit: int) -> list[Row]:
-    """The directions of these rows, one a call, the lowest R first: ts, call_id, from_user, to_user, leg, direction,
-    r_factor, band, mos, mos_method, grounded, seconds (length of the leg), due (packets expected), reports, loss_pct,
-    jitter_ms, rtt_ms, codec, trunk, flags, source."""
-    if not row_ids:
-        return []
-    sql = """
-        WITH page AS (
-            SELECT l.*, coalesce(l.call_id, l.unit) AS of_call
-            FROM leg_quality_state l WHERE l.rowid IN (SELECT unnest($row_ids))
-            QUALIFY row_number() OVER (PARTITION BY of_call ORDER BY r_factor, ts DESC, leg, direction) = 1
-            ORDER BY r_factor, ts DESC, of_call LIMIT $limit
-        ),
-        party AS (
-            SELECT call_id, arg_max(from_user, recorded_at) AS from_user, arg_max(to_user, recorded_at) AS to_user
-            FROM call_state WHERE call_id IN (SELECT call_id FROM page) GROUP BY call_id
-        ),
-        billed AS (
-            SELECT call_id, any_value(src) AS src, any_value(dst) AS dst
-            FROM cdr_call WHERE call_id IN (SELECT call_id FROM page) GROUP BY call_id
-        )
-        SELECT p.ts, p.call_id, coalesce(party.from_user, billed.src) AS from_user,
-            coalesce(party.to_user, billed.dst) AS to_user, p.leg, p.direction, p.r_factor, NULL AS band,
-            coalesce(p.mos_cq, p.mos_lq) AS mos, p.mos_method, p.grounded,
-            date_diff('millisecond', p.ts, p.end_ts) / 1000 AS seconds,
-            p.packets + greatest(coalesce(p.lost, 0), 0) AS due, p.reports, p.loss_pct, p.jitter_ms, p.rtt_ms, p.codec,
-            coalesce(p.endpoint, p.peer_ip) AS trunk, p.flags, p.source
-        FROM page p LEFT JOIN party USING (call_id) LEFT JOIN billed USING (call_id)
-        ORDER BY p.r_factor, p.ts DESC, p.of_call"""
-    found = rows_of(source, sql, {"row_ids": row_ids, "limit": limit})
-    return [{**row, "band": band(row["r_factor"])} for row in found]
