@@ -15,9 +15,11 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
+from queue import SimpleQueue
 from typing import Any
 
 import duckdb
@@ -125,6 +127,8 @@ class Service:
         self._merge_error: str | None = None
         self._skew_warned: set[str] = set()
         self._stop = threading.Event()
+        self._asked: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self.every_second: Callable[[Status], object] = lambda _status: None  # called in the loop
         self._started_us = now_us()
         self._findings: Counter[str] = Counter()
         self._handed_over_s = self._status_s = self._agents_s = time.monotonic()
@@ -175,6 +179,10 @@ class Service:
         """Ask the loop to end; safe in signal handlers and from other threads."""
         self._stop.set()
 
+    def ask(self, work: Callable[[], object]) -> None:
+        """Have `work` done by the loop between two turns; safe in signal handlers and from other threads."""
+        self._asked.put(work)
+
     def step(self) -> None:
         """One turn: the next batch, or what became due while none came."""
         batch = self.queue.get(self._sleep_s(), TURN_DATAGRAMS)
@@ -212,6 +220,8 @@ class Service:
 
     def _housekeeping(self) -> None:
         now_s = time.monotonic()
+        while not self._asked.empty():
+            self._asked.get()()
         self._hand_over_states()
         if self.decoder.pending >= HAND_OVER_ROWS or now_s - self._handed_over_s >= HAND_OVER_S:
             self._handed_over_s = now_s
@@ -223,6 +233,7 @@ class Service:
             self._status_s = now_s
             self._note_changed_calls()
             self._write_status("running")
+            self.every_second(self.latest)
 
     def _hand_over(self) -> None:
         self.outbox.put(self.decoder.take())

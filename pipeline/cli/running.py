@@ -16,6 +16,8 @@ from pipeline.cli import options as opt
 
 if TYPE_CHECKING:
     from pipeline.ingest.recordings import RecordingWriter
+    from pipeline.settings import Settings
+    from pipeline.status import Status
 
 Listen = Annotated[
     list[str] | None,
@@ -59,28 +61,54 @@ def run(
 ) -> None:
     """Run the tap in the foreground: receive HEP, find ghost calls, store everything.
 
+    SIGTERM drains and ends it; SIGHUP reads the rules, brakes and detectors of the configuration again.
+
     Examples: `hepduck run -L udp:0.0.0.0:9060 --store /var/lib/hepduck`; `hepduck run -f hepduck.toml`
     """
     from pipeline.ingest.recordings import RecordingWriter
     from pipeline.logs import configure
     from pipeline.metrics import serve
+    from pipeline.notify import ServiceManager
+    from pipeline.reload import reload
     from pipeline.service import Service
 
-    settings, _ = opt.settings_of(config, no_config, store, set_, _extra(listen, level))
+    def read() -> Settings:
+        return opt.settings_of(config, no_config, store, set_, _extra(listen, level))[0]
+
+    def end(*_: object) -> None:
+        manager.stopping()
+        service.stop()
+
+    def follow() -> None:
+        manager.reloading()
+        reload(service, read)
+        manager.ready()
+
+    manager = ServiceManager()
+    settings = read()
     configure(settings.log)
     os.umask(0o077)  # messages are nobody else's business, also where the folder is not ours
     writer = RecordingWriter(record_to) if record_to is not None else None
     service = Service(settings, record_to=writer)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
+        signal.signal(number, end)
+    signal.signal(signal.SIGHUP, lambda *_: service.ask(follow))
+    service.every_second = lambda status: manager.alive(in_one_line(status))
     close_metrics = serve(settings.metrics, service)
     try:
         service.start()
+        manager.ready()
         service.loop()
     finally:
         close_metrics()
         if writer is not None:
             _close_recording(writer)
+
+
+def in_one_line(status: Status) -> str:
+    """The status as `systemctl status` shows it."""
+    found = ", ".join(f"{count} {kind}" for kind, count in status.findings.items()) or "no findings"
+    return f"{status.received} messages received, {status.dropped} lost, {status.queued} queued; {found}"
 
 
 def _close_recording(writer: RecordingWriter) -> None:

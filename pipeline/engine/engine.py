@@ -20,6 +20,7 @@ from pipeline.engine.clock import Clocks, Due
 from pipeline.engine.commands import CancelTimer, Command, Finding, StartTimer
 from pipeline.engine.events import SipEvent, TimerFired
 from pipeline.engine.state import State, StateSettings
+from pipeline.errors import ConfigError
 
 FAILURES_ALLOWED = 5  # of a detector, before it is switched off
 CALL_METHODS = frozenset({"INVITE", "CANCEL", "BYE", "REGISTER"})
@@ -66,6 +67,11 @@ def _tell(told: Told, detector: Detector) -> None:
             told.setdefault((method, number), []).append(detector)
 
 
+def _settings_of(detector: Detector) -> BaseModel | None:
+    settings = getattr(detector, "settings", None)
+    return settings if isinstance(settings, BaseModel) else None
+
+
 def finding_id(finding: Finding) -> str:
     """The same finding in a replay gets the same id."""
     text = f"{finding.kind}|{finding.identifier}|{finding.ts_us}"
@@ -84,17 +90,40 @@ class Engine:
             lambda name: self.clocks.cancel(_STATE, name),
             memory_us,
         )
-        self._detectors = {detector.name: detector for detector in detectors}
-        # By method and class of the reply (0: a request): who is told of news, and who of the rest, too.
-        self._interested: dict[tuple[str, int], list[Detector]] = {}
-        self._onlookers: dict[tuple[str, int], list[Detector]] = {}
-        for detector in detectors:
-            self._add(detector)
-        self.interest = CALL_METHODS | {method for method, _ in self._interested}
+        self._memory_us = memory_us
+        self._detectors: dict[str, Detector] = {}
         self._failures: dict[str, int] = {}
+        self.replace(detectors)
+        self.interest = CALL_METHODS | {method for method, _ in self._interested}
         self._raised: dict[tuple[str, str], int] = {}
         self.own_messages = 0
         self.suppressed = 0
+
+    def check(self, detectors: Iterable[Detector]) -> None:
+        """Raises ConfigError for a detector that this engine, as it was built, cannot serve."""
+        for detector in detectors:
+            if detector.memory_us > self._memory_us:
+                raise ConfigError(f"detectors.{detector.name}: to look back for longer needs a restart")
+            if not {name.partition(" ")[0] for name in detector.interest} <= self.interest:
+                raise ConfigError(f"detectors.{detector.name}: other messages than before need a restart")
+
+    def replace(self, detectors: Iterable[Detector]) -> list[str]:
+        """Ask these from now on; the names of those that begin anew. One with unchanged settings goes on."""
+        before, self._detectors = self._detectors, {}
+        self._interested: Told = {}
+        self._onlookers: Told = {}
+        for detector in detectors:
+            known = before.get(detector.name)
+            if known is None or _settings_of(known) is None or _settings_of(known) != _settings_of(detector):
+                detector.attach(self.state)
+                self._failures.pop(detector.name, None)
+            else:
+                detector = known  # noqa: PLW2901 - with all that it remembers
+            self._detectors[detector.name] = detector
+            _tell(self._interested, detector)
+            if getattr(detector, "copies", False):
+                _tell(self._onlookers, detector)
+        return [name for name, detector in self._detectors.items() if detector is not before.get(name)]
 
     def handle(self, events: Iterable[SipEvent], arrival_us: int) -> list[Finding]:
         """Events in the order of their arrival, all arrived by `arrival_us`."""
@@ -130,20 +159,12 @@ class Engine:
         """Timers of detectors that are set: facts not yet decided."""
         return self.clocks.pending_of(self._detectors)
 
-    def _add(self, detector: Detector) -> None:
-        detector.attach(self.state)
-        tables = [self._interested, self._onlookers] if getattr(detector, "copies", False) else [self._interested]
-        for name in detector.interest:
-            method, _, kind = name.partition(" ")
-            for number in range(7) if not kind else (0,) if kind == "request" else (int(kind[0]),):
-                for table in tables:
-                    table.setdefault((method, number), []).append(detector)
-
     def _fire(self, due: Due) -> list[Finding]:
         if due.owner == _STATE:
             self.state.timer(due.name, due.at_us, due.agent)
             return []
-        return self._ask(self._detectors[due.owner], TimerFired(due.name, due.at_us), due.agent)
+        detector = self._detectors.get(due.owner)  # it may be gone since
+        return self._ask(detector, TimerFired(due.name, due.at_us), due.agent) if detector else []
 
     def _ask(self, detector: Detector, event: SipEvent | TimerFired, agent: str) -> list[Finding]:
         name = detector.name

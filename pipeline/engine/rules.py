@@ -110,14 +110,10 @@ class RuleRunner:
         self._ledger = ledger
         self._record = record
         self._clock = clock
+        self._stop_file = stop_file
         self._brakes = Brakes(settings, ledger, stop_file)
-        self._by_kind: dict[str, list[tuple[str, Action]]] = {}
-        for rule in settings.rule:
-            pairs = self._by_kind.setdefault(rule.finding, [])
-            pairs += [(rule.title, actions[name]) for name in rule.actions]
-            pairs.sort(
-                key=lambda pair: not pair[1].touches_world
-            )  # a phone is ringing: tell nobody else first
+        self._by_kind = _by_kind(settings, actions)
+        self._started: dict[str, Action] = {}
         self._lock = threading.Lock()
         self._submitted = self._dropped = self._pending = 0
         self._outcomes: Counter[tuple[str, str, bool]] = Counter()
@@ -133,6 +129,19 @@ class RuleRunner:
         self._thread = threading.Thread(target=self._run, args=(ready,), name="rules", daemon=True)
         self._thread.start()
         ready.wait()
+
+    def reconfigure(self, settings: RulesSettings) -> None:
+        """Take findings by these rules and brakes from now on; what is under way ends by those it began with.
+
+        Raises ConfigError, and changes nothing, when a rule names an action that is not there.
+        """
+        check_rules(settings, self._actions)
+        with self._lock:
+            self._settings = settings
+            self._brakes = Brakes(settings, self._ledger, self._stop_file)
+            self._by_kind = _by_kind(settings, self._actions)
+            if self._loop is not None:
+                asyncio.run_coroutine_threadsafe(self._start_live(), self._loop)
 
     def submit(self, finding: Finding) -> bool:
         """Take a finding; never blocks. False when the backlog is full (counted) or the runner is stopped."""
@@ -173,8 +182,7 @@ class RuleRunner:
 
     async def _main(self, ready: threading.Event) -> None:
         self._stopping = asyncio.Event()
-        live = [action for action in self._used_actions() if action.live]
-        await asyncio.gather(*(self._start_action(action) for action in live))
+        await self._start_live()
         with self._lock:
             self._loop = asyncio.get_running_loop()
         ready.set()
@@ -184,11 +192,15 @@ class RuleRunner:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for action in live:
+        for action in self._started.values():
             await self._stop_action(action)
 
-    def _used_actions(self) -> list[Action]:
-        return list({id(action): action for pairs in self._by_kind.values() for _, action in pairs}.values())
+    async def _start_live(self) -> None:
+        """Start the live actions that rules name and that have not been started."""
+        used = {action.name: action for pairs in self._by_kind.values() for _, action in pairs if action.live}
+        fresh = {name: action for name, action in used.items() if name not in self._started}
+        self._started |= fresh
+        await asyncio.gather(*(self._start_action(action) for action in fresh.values()))
 
     async def _start_action(self, action: Action) -> None:
         try:
@@ -215,7 +227,7 @@ class RuleRunner:
             self._pending -= 1
 
     async def _all_actions(self, finding: Finding) -> None:
-        pairs = self._by_kind[finding.kind]
+        pairs = self._by_kind.get(finding.kind, [])  # rules may have changed since it was submitted
         await asyncio.gather(*(self._one_action(finding, rule, action) for rule, action in pairs))
 
     async def _one_action(self, finding: Finding, rule: str, action: Action) -> None:
@@ -302,6 +314,15 @@ class RuleRunner:
 
     def _now_us(self) -> int:
         return self._clock() // 1000
+
+
+def _by_kind(settings: RulesSettings, actions: Mapping[str, Action]) -> dict[str, list[tuple[str, Action]]]:
+    by_kind: dict[str, list[tuple[str, Action]]] = {}
+    for rule in settings.rule:
+        pairs = by_kind.setdefault(rule.finding, [])
+        pairs += [(rule.title, actions[name]) for name in rule.actions]
+        pairs.sort(key=lambda pair: not pair[1].touches_world)  # a phone is ringing: tell nobody else first
+    return by_kind
 
 
 def attempt_row(
