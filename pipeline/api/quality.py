@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
@@ -233,16 +234,17 @@ def _asked(
     found = heard_queries.overview(
         asked.reader, parts, since=start, until=end, by=by, zone=zone, steps=steps, limit=limit
     )
-    dressed = {
-        "over_time": lambda rows: [
-            {**row, "step_s": steps[0]} for row in sorted(rows, key=lambda row: row["at"])
-        ],
-        "bands": _with_shares,
-        "spread": _every_step,
-        "by_hour": lambda rows: sorted(rows, key=lambda row: (row["weekday"], row["hour"])),
-        "methods": lambda rows: _with_parameters(rows, conceal_loss),
-    }
-    return {name: _frame(name, dressed.get(name, list)(rows)) for name, rows in found.items()}
+    for row in found.get("over_time", ()):
+        row["step_s"] = steps[0]
+    found.get("over_time", []).sort(key=itemgetter("at"))
+    found.get("by_hour", []).sort(key=itemgetter("weekday", "hour"))
+    if "bands" in found:
+        found["bands"] = _with_shares(found["bands"])
+    if "spread" in found:
+        found["spread"] = _every_step(found["spread"])
+    if "methods" in found:
+        found["methods"] = _with_parameters(found["methods"], conceal_loss)
+    return {name: _frame(name, rows) for name, rows in found.items()}
 
 
 def _steps(store: Store, since: datetime | None, until: datetime | None, zone: str) -> tuple[int, datetime]:
@@ -299,6 +301,6 @@ def _frame(part: str, rows: list[Row]) -> pd.DataFrame:
 
     series: dict[str, Any] = {}
     for name, kind in _COLUMNS[part].items():
-        values = [row.get(name) for row in rows]
+        values: Any = [row.get(name) for row in rows]
         series[name] = pd.Series(pd.to_datetime(values, utc=True) if kind == _TIME else values, dtype=kind)
     return pd.DataFrame(series)
