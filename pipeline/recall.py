@@ -97,7 +97,7 @@ def recall(
             ).fetchall()
         }
         for row in _rows(cursor, asked):
-            event = _event(row, trusted)
+            event = stored_event(row, trusted)
             if event is None:
                 continue
             messages += 1
@@ -120,7 +120,7 @@ def _rows(cursor: duckdb.DuckDBPyConnection, asked: Row) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def _event(row: Row, trusted: Collection[str]) -> SipEvent | None:
+def stored_event(row: Row, trusted: Collection[str]) -> SipEvent | None:
     """The event that the message was when it came."""
     try:
         sip = parse(row["payload"], datagram=True)[0]
