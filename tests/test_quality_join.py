@@ -89,12 +89,14 @@ def test_row_by_row_and_report_by_report_gives_the_same_as_all_at_once(store: St
     reports = list(datagrams(SMALL, 5))
     for start in range(0, len(reports), 60):
         store.hear_datagrams(reports[start : start + 60])
+        store.writer.merge()  # sorts the new among the old
         store.refresher.run()
         if start == 60:
             store.restart()
     rows = cdr_rows(SMALL)[::-1]
     for start in range(0, len(rows), 5):
         store.add("cdr", rows[start : start + 5])
+        store.writer.merge()
         store.refresher.run()
     assert everything(store) == expected
 

@@ -1,14 +1,13 @@
 """What a refresh reads: the new rows of each table, and what is known about the names in them.
 
-`cursor` is a cursor of the writer's connection. New rows are found by DuckLake's row ids, which follow the order
-of commits; a bound on the time of arrival keeps old files closed.
+`cursor` is a cursor of the writer's connection. New rows are found by the time of their commit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import duckdb
 
@@ -16,6 +15,7 @@ from pipeline.quality.cdr_calls import COLUMNS
 from pipeline.quality.hep_legs import Packet, pair_name
 from pipeline.quality.leg_table import COLUMNS as LEG_COLUMNS
 from pipeline.quality.rating import Row
+from pipeline.store.commits import Span
 
 SLACK: Final = timedelta(minutes=1)  # clocks of the switch and of the capture agents
 CUT_CALL_ID: Final = 127  # Asterisk cuts correlation ids of RTCP there (res_hep_rtcp, `char buf[128]`)
@@ -32,36 +32,6 @@ _LEG_COLUMNS: Final = (
 )
 
 
-class New(NamedTuple):
-    """New rows of a table: [first, end) by row id, and when the ones before were taken in."""
-
-    first: int
-    end: int
-    since: datetime | None
-
-    def where(self, time_column: str) -> str:
-        """The condition for them; parameters are those of `parameters`."""
-        bound = f" AND {time_column} >= $since" if self.since else ""
-        return f"rowid >= $first AND rowid < $end{bound}"
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What `where` binds."""
-        return {"first": self.first, "end": self.end} | ({"since": self.since} if self.since else {})
-
-
-def next_row_ids(cursor: duckdb.DuckDBPyConnection, tables: Collection[str]) -> dict[str, int]:
-    """For each table the id that its next row will get: all rows below it are committed."""
-    found = _rows(
-        cursor,
-        """SELECT t.table_name AS name, s.next_row_id AS next
-           FROM catalog.ducklake_table t JOIN catalog.ducklake_table_stats s USING (table_id)
-           WHERE t.end_snapshot IS NULL AND list_contains($tables, t.table_name)""",
-        {"tables": list(tables)},
-    )
-    return dict.fromkeys(tables, 0) | {row["name"]: row["next"] or 0 for row in found}
-
-
 def last_mark(cursor: duckdb.DuckDBPyConnection, node: str) -> Row | None:
     """How far this node has come: `position` as JSON text, `updated_at`."""
     found = _rows(
@@ -71,17 +41,6 @@ def last_mark(cursor: duckdb.DuckDBPyConnection, node: str) -> Row | None:
         {"node": node},
     )
     return found[0] if found else None
-
-
-def oldest_arrival(cursor: duckdb.DuckDBPyConnection, since: datetime) -> datetime:
-    """When the oldest of the rows arrived that were committed since then: files are imported at their own time."""
-    found = _rows(
-        cursor,
-        "SELECT least($since, min(first_ts)) AS oldest FROM imported_file WHERE recorded_at >= $since",
-        {"since": since},
-    )
-    oldest: datetime = found[0]["oldest"]
-    return oldest
 
 
 # -- RTCP ------------------------------------------------------------------------------------------------
@@ -94,9 +53,9 @@ _PACKET: Final = """
     FROM rtcp"""
 
 
-def new_packets(cursor: duckdb.DuckDBPyConnection, new: New) -> list[Packet]:
+def new_packets(cursor: duckdb.DuckDBPyConnection, new: Span) -> list[Packet]:
     """The reports that came, in order of their time."""
-    sql = f"{_PACKET} WHERE {new.where('received_at')} ORDER BY ts, msg_id"
+    sql = f"{_PACKET} WHERE {new.condition} ORDER BY ts, msg_id"
     return _packets(cursor, sql, new.parameters)
 
 
@@ -121,12 +80,10 @@ def _packets(cursor: duckdb.DuckDBPyConnection, sql: str, given: dict[str, Any])
 # -- CDRs ------------------------------------------------------------------------------------------------
 
 
-def new_cdrs(cursor: duckdb.DuckDBPyConnection, table: str, new: New) -> list[Row]:
+def new_cdrs(cursor: duckdb.DuckDBPyConnection, table: str, new: Span) -> list[Row]:
     """The rows of `cdr` or `cdr_leg` that came."""
     names = _CDR_COLUMNS if table == "cdr" else _LEG_COLUMNS
-    return _rows(
-        cursor, f"SELECT {', '.join(names)} FROM {table} WHERE {new.where('imported_at')}", new.parameters
-    )
+    return _rows(cursor, f"SELECT {', '.join(names)} FROM {table} WHERE {new.condition}", new.parameters)
 
 
 def cdrs_beside(
@@ -157,12 +114,13 @@ def legs_beside(cursor: duckdb.DuckDBPyConnection, roots: Collection[str]) -> li
     return _rows(cursor, sql, {"roots": sorted(roots)})
 
 
-def present_columns(cursor: duckdb.DuckDBPyConnection, below: int) -> dict[str, set[str]]:
-    """For each source of `cdr` the columns of media that hold anything in any row below this row id."""
+def present_columns(cursor: duckdb.DuckDBPyConnection, until: datetime) -> dict[str, set[str]]:
+    """For each source of `cdr` the columns of media that hold anything in any row committed by then."""
     columns = [column for names in COLUMNS.values() for column in names.values()]
     counts = ", ".join(f"count({column}) AS {column}" for column in columns)
-    sql = f"SELECT source, {counts} FROM cdr WHERE rowid < $below GROUP BY source"
-    rows = _rows(cursor, sql, {"below": below})
+    before = Span(None, until)
+    sql = f"SELECT source, {counts} FROM cdr WHERE {before.condition} GROUP BY source"
+    rows = _rows(cursor, sql, before.parameters)
     found = {row.pop("source"): {name for name, count in row.items() if count} for row in rows}
     pairs = {COLUMNS["a"][name]: COLUMNS["b"][name] for name in COLUMNS["a"]}
     pairs |= {b: a for a, b in pairs.items()}
@@ -205,9 +163,9 @@ def sip_calls(
     return {row["call_id"]: row for row in found}
 
 
-def changed_calls(cursor: duckdb.DuckDBPyConnection, new: New) -> list[str]:
+def changed_calls(cursor: duckdb.DuckDBPyConnection, new: Span) -> list[str]:
     """The Call-IDs of calls whose codec is known and whose state changed."""
-    sql = f"SELECT DISTINCT call_id FROM call_state WHERE codec IS NOT NULL AND {new.where('recorded_at')}"
+    sql = f"SELECT DISTINCT call_id FROM call_state WHERE codec IS NOT NULL AND {new.condition}"
     return [row["call_id"] for row in _rows(cursor, sql, new.parameters)]
 
 
@@ -221,13 +179,13 @@ def without_codec(cursor: duckdb.DuckDBPyConnection, call_ids: Collection[str]) 
     return _rows(cursor, sql, {"names": names})
 
 
-def x_cid_ties(cursor: duckdb.DuckDBPyConnection, new: New) -> list[Row]:
+def x_cid_ties(cursor: duckdb.DuckDBPyConnection, new: Span) -> list[Row]:
     """INVITEs that name the call they belong to: call_id, x_cid, ts, end_ts, node."""
     sql = f"""
         SELECT call_id, any_value(x_cid) AS x_cid, min(ts) AS ts, max(ts) AS end_ts, any_value(node) AS node
         FROM sip
         WHERE x_cid IS NOT NULL AND method = 'INVITE' AND status IS NULL AND x_cid <> call_id
-            AND {new.where("received_at")}
+            AND {new.condition}
         GROUP BY call_id"""
     return _rows(cursor, sql, new.parameters)
 

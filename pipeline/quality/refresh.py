@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,14 +26,13 @@ import structlog
 
 from pipeline.errors import StoreError
 from pipeline.quality import cdr_calls, facts, leg_table
-from pipeline.quality.facts import New
 from pipeline.quality.hep_book import HepBook, place_legs, rate_legs
 from pipeline.quality.rating import Row, nothing_left
 from pipeline.quality.settings import QualitySettings
+from pipeline.store.commits import Span, newest, parts
 from pipeline.store.writer import Writer
 
 _TABLES: Final = ("sip", "rtcp", "call_state", "cdr", "cdr_leg")
-_LATE: Final = timedelta(hours=1)  # rows are committed within that of their arrival
 _MARK: Final = timedelta(minutes=1)  # a pass that found nothing is noted that often
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RTCP_ROWS: Final = 100_000  # at once
@@ -75,8 +74,7 @@ class Refresher:
         self._writer = writer
         self._settings = settings or QualitySettings()
         self._book = HepBook(self._settings)
-        self._position: dict[str, int] | None = None
-        self._since: datetime | None = None
+        self._position: dict[str, datetime | None] | None = None
         self._marked_at = _NEVER
         self._cold = True
         self._present: dict[str, set[str]] = {}  # source -> columns of media that it has
@@ -104,17 +102,15 @@ class Refresher:
     def _recall(self, cursor: duckdb.DuckDBPyConnection) -> None:
         mark = facts.last_mark(cursor, self._writer.node)
         known = json.loads(mark["position"]) if mark else {}
-        self._position = {table: int(known.get(table, 0)) for table in _TABLES}
-        self._since = facts.oldest_arrival(cursor, mark["updated_at"] - _LATE) if mark else None
+        self._position = {table: _time(known.get(table), mark) for table in _TABLES}
         self._cold = mark is not None
         self._marked_at = mark["updated_at"] if mark else _NEVER
 
     def _pass(self, cursor: duckdb.DuckDBPyConnection) -> Refreshed:
         assert self._position is not None
-        ends = facts.next_row_ids(cursor, _TABLES)
-        if ends == self._position:
+        new = {table: Span(self._position[table], to) for table, to in newest(cursor, _TABLES).items()}
+        if all(span.is_empty for span in new.values()):
             return Refreshed()
-        new = {table: New(self._position[table], ends[table], self._since) for table in _TABLES}
         done = Refreshed()
         self._revision = max(self._revision + 1, time.time_ns() // 1000)
         tied = self._take_x_cid(cursor, new["sip"]) if self._settings.tie_x_cid else set()
@@ -124,13 +120,13 @@ class Refresher:
         tied |= self._take_leg_table(cursor, new["cdr_leg"], leg_roots, done)
         self._tie_again(cursor, tied | names, done)
         if done or datetime.now(UTC) - self._marked_at > _MARK:
-            self._remember(ends)
-        self._position = ends
+            self._remember(new)
+        self._position = {table: span.to for table, span in new.items()}
         return done
 
     # -- the parts of a pass -----------------------------------------------------------------------------
 
-    def _take_x_cid(self, cursor: duckdb.DuckDBPyConnection, new: New) -> set[str]:
+    def _take_x_cid(self, cursor: duckdb.DuckDBPyConnection, new: Span) -> set[str]:
         ties = []
         for row in facts.x_cid_ties(cursor, new):
             call_id = row.pop("call_id")
@@ -140,10 +136,10 @@ class Refresher:
         self._write(_Batch(ties=ties))
         return {tie["name"] for tie in ties}
 
-    def _take_reports(self, cursor: duckdb.DuckDBPyConnection, new: New, done: Refreshed) -> set[str]:
+    def _take_reports(self, cursor: duckdb.DuckDBPyConnection, new: Span, done: Refreshed) -> set[str]:
         """Returns the roots of calls of CDRs that these reports may bring the Call-ID of a leg for."""
         unnamed: set[str] = set()
-        for part in _parts(new, _RTCP_ROWS):
+        for part in parts(cursor, "rtcp", new, _RTCP_ROWS):
             packets = facts.new_packets(cursor, part)
             legs = self._book.take(cursor, packets, cold=self._cold)
             rows = rate_legs(place_legs(cursor, legs), self._settings, self._revision)
@@ -158,29 +154,30 @@ class Refresher:
         return unnamed
 
     def _late_codecs(
-        self, cursor: duckdb.DuckDBPyConnection, new: New
+        self, cursor: duckdb.DuckDBPyConnection, new: Span
     ) -> tuple[set[str], set[str], set[str]]:
         """What was rated without a codec and can be rated with one now: names of legs of reports, roots of calls
         of CDRs, roots of the table of legs."""
         found: dict[str, set[str]] = {"hep": set(), "cdr": set(), "legs": set()}
-        call_ids = facts.changed_calls(cursor, new) if new.end > new.first else []
+        call_ids = [] if new.is_empty else facts.changed_calls(cursor, new)
         for row in facts.without_codec(cursor, call_ids) if call_ids else []:
             kind = row["unit"].partition("/")[0]
             found[kind].add(row["leg_name"] if kind == "hep" else _root_of(row["unit"]))
         return found["hep"], found["cdr"], found["legs"]
 
     def _take_cdrs(
-        self, cursor: duckdb.DuckDBPyConnection, new: New, roots: set[str], done: Refreshed
+        self, cursor: duckdb.DuckDBPyConnection, new: Span, roots: set[str], done: Refreshed
     ) -> set[str]:
         names: set[str] = set()
-        if new.end == new.first and not roots:
+        if new.is_empty and not roots:
             return names
-        self._present = self._present or facts.present_columns(cursor, new.first)
-        for part in _parts(new, _CDR_ROWS):
+        if new.after is not None:
+            self._present = self._present or facts.present_columns(cursor, new.after)
+        for part in parts(cursor, "cdr", new, _CDR_ROWS):
             rows = facts.new_cdrs(cursor, "cdr", part)
             done.cdr_rows += len(rows)
             roots |= self._new_columns(cursor, rows)
-            alone = part == new and new.first == 0  # there are no others that they could belong to
+            alone = part == Span(None, new.to)  # there are no others that they could belong to
             names |= self._write_calls(cursor, rows, set(), done, alone=alone)
         if roots:
             names |= self._write_calls(cursor, [], roots, done, alone=False)
@@ -247,12 +244,12 @@ class Refresher:
         return {tie["name"] for tie in batch.ties}
 
     def _take_leg_table(
-        self, cursor: duckdb.DuckDBPyConnection, new: New, roots: set[str], done: Refreshed
+        self, cursor: duckdb.DuckDBPyConnection, new: Span, roots: set[str], done: Refreshed
     ) -> set[str]:
         names: set[str] = set()
-        if new.end == new.first and not roots:
+        if new.is_empty and not roots:
             return names
-        for part in [*_parts(new, _CDR_ROWS), None]:
+        for part in [*parts(cursor, "cdr_leg", new, _CDR_ROWS), None]:
             rows = facts.new_cdrs(cursor, "cdr_leg", part) if part else []
             due = {(r["source"], r["linkedid"] or r["uniqueid"] or r["source_row"]) for r in rows}
             wanted = {root for _, root in due} if part else roots
@@ -301,13 +298,14 @@ class Refresher:
     def _append(self, table: str, rows: Sequence[dict[str, Any]]) -> Future[None]:
         return self._writer.append(table, rows)
 
-    def _remember(self, ends: dict[str, int]) -> None:
+    def _remember(self, new: Mapping[str, Span]) -> None:
         moment = datetime.now(UTC)
-        row = {"node": self._writer.node, "position": ends, "updated_at": moment}
+        position = {table: span.to.isoformat() for table, span in new.items()}
+        row = {"node": self._writer.node, "position": position, "updated_at": moment}
         future = self._writer.append("quality_mark", [row])
         self._writer.flush()
         future.result()
-        self._marked_at, self._since = moment, moment - _LATE
+        self._marked_at = moment
 
 
 class _SsrcBook:
@@ -356,8 +354,14 @@ def _root_of(unit: str) -> str:
     return unit.rpartition("/")[2]
 
 
-def _parts(new: New, rows: int) -> list[New]:
-    return [New(first, min(first + rows, new.end), new.since) for first in range(new.first, new.end, rows)]
+def _time(text: Any, mark: Row | None) -> datetime | None:
+    """A noted position; what older versions noted was as of the mark's own time."""
+    if mark is None:
+        return None
+    if isinstance(text, str):
+        return datetime.fromisoformat(text)
+    noted: datetime = mark["updated_at"]
+    return noted
 
 
 def _codecs(

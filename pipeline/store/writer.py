@@ -27,9 +27,10 @@ import structlog
 from pipeline.errors import StoreError
 from pipeline.store import upkeep
 from pipeline.store.catalog import Catalog
+from pipeline.store.commits import newest
 from pipeline.store.parquet import conform, latest
 from pipeline.store.paths import StorePaths, WriterLock
-from pipeline.store.schema import base_table, read_migrations
+from pipeline.store.schema import base_table, read_migrations, tables
 from pipeline.store.settings import WriterSettings
 
 _log = structlog.get_logger(__name__)
@@ -87,6 +88,8 @@ class Writer:
         try:
             self._catalog: Catalog | None = self._open()
             self.last_msg_id = self._catalog.last_msg_id()
+            with self._catalog.connection.cursor() as cursor:  # should the clock have been set back since
+                self._recorded_at = max(datetime.now(UTC), *newest(cursor, tables()).values())
         except BaseException:
             self._lock.release()
             raise
@@ -98,7 +101,6 @@ class Writer:
         self._queued_bytes = 0
         self._flush_now = False
         self._give_up_at: float | None = None  # set by stop()
-        self._recorded_at = datetime.now(UTC)
         self._stored: dict[str, int] = {}
         self._lost: dict[str, int] = {}
         self._batches = 0

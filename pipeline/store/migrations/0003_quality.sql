@@ -94,7 +94,7 @@ CREATE TABLE call_leg_state (
 ALTER TABLE call_leg_state SET SORTED BY (name, ts);
 ALTER TABLE call_leg_state SET PARTITIONED BY (year(recorded_at), month(recorded_at), day(recorded_at));
 
--- How far the facts have been taken in, as {"cdr": next row id, ...}; the newest of a node counts.
+-- How far the facts have been taken in, as {"cdr": commit of its last row, ...}; the newest of a node counts.
 CREATE TABLE quality_mark_state (
     node VARCHAR,
     position JSON,

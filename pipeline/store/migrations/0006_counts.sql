@@ -9,7 +9,7 @@ CREATE TABLE sip_minute (
     status_class INTEGER,  -- 1 to 6; NULL: requests
     messages BIGINT,
     bytes BIGINT,  -- of payloads
-    counted_to BIGINT,  -- rows of `sip` below this row id are counted, here or in earlier rows of this node
+    counted_to TIMESTAMPTZ,  -- what was committed by then is counted, here or in earlier rows
     recorded_at TIMESTAMPTZ
 );
 
@@ -33,7 +33,7 @@ CREATE TABLE quality_hour_state (
     jitter_ms_p95 DOUBLE,
     rtt_ms_p50 DOUBLE,
     rtt_ms_p95 DOUBLE,
-    counted_to BIGINT,  -- rows of `leg_quality_state` below this row id are counted
+    counted_to TIMESTAMPTZ,  -- what was committed by then is counted
     recorded_at TIMESTAMPTZ
 );
 CREATE VIEW quality_hour AS
