@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, Final
 
 from dpkt import pcapng as ng
 
+from pipeline.callview import hide_secrets as starred
 from pipeline.errors import CaptureError
 from pipeline.export.packets import PacketMaker
 from pipeline.ladder import build
-from pipeline.protocols.redact import Redactor
 
 Row = Mapping[str, Any]
 
@@ -59,12 +59,11 @@ def write_pcap(
 
 
 def _write(file: BinaryIO, messages: Iterable[Row], notes: dict[int, list[str]], hide_secrets: bool) -> int:
-    redactor = Redactor(["credentials"]) if hide_secrets else None
     writer = ng.Writer(file, shb=_section(hide_secrets), idb=[_interface()])
     maker = PacketMaker()
     count = 0
     for row in messages:
-        payload = row["payload"] if redactor is None else redactor.text(row["payload"])
+        payload = starred(row["payload"]) if hide_secrets else row["payload"]
         ts_us = _microseconds(row["ts"])
         comment = "\n".join([*notes.get(row["msg_id"], ()), _seen_by(row)])
         ends = (row["src_ip"], row["src_port"], row["dst_ip"], row["dst_port"])
