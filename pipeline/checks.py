@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from pipeline.assemble import actions_of, detectors_of
 from pipeline.engine.rules import check_rules
 from pipeline.errors import HepduckError, StoreError
+from pipeline.ingest.cdr.trial import try_source
 from pipeline.ingest.tap import Tap
 from pipeline.metrics import try_listen
 from pipeline.settings import Settings
@@ -37,6 +39,7 @@ def run_checks(settings: Settings) -> list[Check]:
         _try("listen", lambda: _listen(settings)),
         _try("metrics", lambda: try_listen(settings.metrics)),
         _try("store", lambda: _store(settings.store.path)),
+        *(_try(f"cdr {source.name}", partial(try_source, source)) for source in settings.cdr),
     ]
 
 

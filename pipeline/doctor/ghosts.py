@@ -82,12 +82,12 @@ def aliases(look: Look) -> Diagnosis:
     told = ", ".join(
         f"{count} to {key} ring {account}" for (key, account), count in proven.most_common(_SHOWN)
     )
+    table = dict(pair for pair, _ in proven.most_common())
     if all(key.partition("@")[0] == account.partition("@")[0] for key, account in proven):
         mend = lines(
             HEPDUCK, "[detectors.late_register]", 'match = "user"    # where all domains share their users'
         )
     else:
-        table = dict(pair for pair, _ in proven.most_common())
         mend = lines(
             HEPDUCK,
             "[detectors.late_register.aliases]",
@@ -97,7 +97,7 @@ def aliases(look: Look) -> Diagnosis:
     return judged(
         f"callees that match no account: of {len(calls)} calls {told}; their ghost calls are not found",
         mend,
-        aliases=dict(proven),
+        aliases=table,
         calls=proven.total(),
     )
 

@@ -226,7 +226,7 @@ def duplicates(look: Look) -> Diagnosis:
 
 @check("sip")
 def truncated(look: Look) -> Diagnosis:
-    """Are messages cut off? Several end at the very same size, the largest that comes, with a body cut short."""
+    """Are messages cut off? Several end at the very same size, the largest that comes, before they are complete."""
     found = look.rows(
         """SELECT agent_addr, agent_id, payload, payload_bytes FROM sip WHERE received_at >= $since
            QUALIFY row_number() OVER (PARTITION BY agent_addr, agent_id ORDER BY payload_bytes DESC) <= $sample""",
@@ -240,7 +240,7 @@ def truncated(look: Look) -> Diagnosis:
         agent = agent_name(row["agent_addr"], row["agent_id"])
         size = row["payload_bytes"]
         largest[agent] = max(size, largest.get(agent, 0))
-        if size == largest[agent] and _body_is_cut(row["payload"]):
+        if size == largest[agent] and _is_cut(row["payload"]):
             cut[agent] = cut.get(agent, 0) + 1
     bad = {agent: count for agent, count in cut.items() if count >= _FEW}
     if not bad:
@@ -253,8 +253,8 @@ def truncated(look: Look) -> Diagnosis:
     )
 
 
-def _body_is_cut(payload: bytes) -> bool:
+def _is_cut(payload: bytes) -> bool:
     try:
-        return "truncated_body" in parse(payload)[0].defects
+        return not {"truncated_body", "no_end_of_headers"}.isdisjoint(parse(payload)[0].defects)
     except SipError:
         return False

@@ -28,7 +28,8 @@ class Look:
     """One look at a store; it is the same for all checks.
 
     The window ends at the newest message, so that an old store can be judged too. `since` is its length, or when
-    it begins; a window with more than `MOST_MESSAGES` SIP messages begins later. Raises StoreError.
+    it begins; a window with more than `MOST_MESSAGES` SIP messages begins later. A `reader` that is given is used
+    and left open. Raises StoreError.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Look:
         settings: Settings,
         since: timedelta | datetime = WINDOW,
         now: datetime | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.now = now or datetime.now(UTC)
-        self.reader = Reader(store)
+        self._closes = reader is None
+        self.reader = reader or Reader(store)
         self.status = self._status()
         self.until = self._newest()
         self.since = self._begin(since)
@@ -105,8 +108,9 @@ class Look:
         return crowded[0]["received_at"] if crowded else since
 
     def close(self) -> None:
-        """Close the store."""
-        self.reader.close()
+        """Close the store, unless it was open before."""
+        if self._closes:
+            self.reader.close()
 
     def __enter__(self) -> Look:
         return self

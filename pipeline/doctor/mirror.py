@@ -19,6 +19,7 @@ from pipeline.doctor.diagnosis import (
     wrong,
 )
 from pipeline.doctor.look import Look
+from pipeline.engine.calls import MADE_BY_EDGE
 from pipeline.store.queries import Row
 
 _SILENT_SHARE = 0.05  # replies that come all the same, by another way, do not make it whole
@@ -51,14 +52,18 @@ class _Count:
         return few and (self.proven >= _FEW or (not self.answered and self.requests >= _ENOUGH))
 
     @property
+    def hides_replies(self) -> bool:
+        return self.proven >= _FEW and self.proven >= _LOST_SHARE * self.requests
+
+    @property
     def lacks_requests(self) -> bool:
         return not self.requests and self.orphans > _FEW
 
 
 # A reply has its request's Call-ID, CSeq and topmost branch, which differs from hop to hop (RFC 3261 17.1.3). That
-# an unseen reply was sent is proven by the ACK under the INVITE's own branch (17.1.1.3), and by credentials, whose
-# nonce came in a challenge.
-_TRANSACTIONS = """
+# an unseen reply was sent is proven by the ACK under the INVITE's own branch (17.1.1.3), and for a REGISTER by its
+# nonce, which came in a challenge, unless the next hop gave no answer, or by the answer that the next hop gave.
+_TRANSACTIONS = f"""
     WITH of_hop AS (
         SELECT call_id, method, cseq, coalesce(via_branch, '') AS branch, status, transport, payload,
             contains(src_ip, ':') AS ipv6, received_at
@@ -75,14 +80,20 @@ _TRANSACTIONS = """
         SELECT call_id, method, cseq, branch, any_value(transport) AS transport, any_value(ipv6) AS ipv6,
             max(received_at) AS last
         FROM of_hop WHERE status IS NOT NULL GROUP BY ALL
+    ),
+    elsewhere AS (  -- of a REGISTER, on any of its hops
+        SELECT call_id, cseq, bool_or(status NOT IN ({", ".join(map(str, sorted(MADE_BY_EDGE)))})) AS answered
+        FROM of_hop WHERE method = 'REGISTER' AND status >= 200 GROUP BY ALL
     )
     SELECT method, coalesce(q.transport, p.transport) AS transport, coalesce(q.ipv6, p.ipv6) AS ipv6,
         count(q.last) AS requests,
         count(*) FILTER (q.last IS NOT NULL AND p.last IS NOT NULL) AS answered,
-        count(*) FILTER (p.last IS NULL AND (has_nonce OR (method = 'INVITE' AND a.branch IS NOT NULL))) AS proven,
+        count(*) FILTER (p.last IS NULL AND CASE method WHEN 'REGISTER' THEN coalesce(e.answered, has_nonce)
+            WHEN 'INVITE' THEN a.branch IS NOT NULL ELSE false END) AS proven,
         count(*) FILTER (q.last IS NULL) AS orphans
     FROM request q FULL JOIN reply p USING (call_id, method, cseq, branch)
         LEFT JOIN ack a USING (call_id, cseq, branch)
+        LEFT JOIN elsewhere e USING (call_id, cseq)
     WHERE coalesce(greatest(q.last, p.last), q.last, p.last) >= $since
     GROUP BY ALL ORDER BY ALL"""
 
@@ -116,7 +127,7 @@ def replies(look: Look) -> Diagnosis:
             methods=sorted(silent),
         )
     lonely = {method: count.orphans for method, count in methods.items() if count.lacks_requests}
-    if lonely:
+    if lonely and not _lost_invites(look):
         told = ", ".join(f"{count} to {method}" for method, count in lonely.items())
         return wrong(f"requests are missing from the mirror: replies {told}", mend, methods=sorted(lonely))
     return ok(
@@ -180,8 +191,8 @@ _RELAYED = r"""
 def hops(look: Look) -> Diagnosis:
     """Are hops of one transport or IP version left out of the mirror? Kamailio leaves out those of mixed version.
 
-    A hop is silent when none of its requests has a reply though others have; or when a relayed INVITE shows
-    on one side of the proxy only.
+    So it is when the senders of a fifth of the requests go on as those who have a reply that never showed, or when
+    relayed INVITEs show on one side of the proxy only.
     """
     rows = look.rows(_TRANSACTIONS)
     total = _sum(rows)
@@ -189,13 +200,15 @@ def hops(look: Look) -> Diagnosis:
         return cannot_tell("no SIP message came")
     if _is_one_sided(total):
         return cannot_tell("the mirror is one-sided (see replies)")
+    if _lost_invites(look):
+        return cannot_tell("large messages are lost (see large)")
     by_hop: dict[tuple[str, bool, str], _Count] = {}
     for row in rows:
         by_hop.setdefault((row["transport"], row["ipv6"], row["method"]), _Count()).add(row)
     told = [
         f"{method} over {_hop(transport, ipv6)}: {count.requests} requests, {count.answered} with a reply"
         for (transport, ipv6, method), count in by_hop.items()
-        if count.lacks_replies and not _sum(r for r in rows if r["method"] == method).lacks_replies
+        if count.hides_replies and not _sum(r for r in rows if r["method"] == method).lacks_replies
     ]
     for row in look.rows(_RELAYED):
         for way, side in (("not_sent", "callee"), ("not_received", "caller")):
@@ -226,7 +239,7 @@ def _unmixed() -> Sequence[Mend]:
             "# behind a balancer with tcp_accept_haproxy=yes: one listen socket for each IP version of the clients,",
             "listen=tcp:IPV4_OF_KAMAILIO:5060     # the balancer's backend for IPv4 clients",
             "listen=tcp:[IPV6_OF_KAMAILIO]:5060   # and for IPv6 clients",
-            "# and nothing about $proto or $af in event_route[siptrace:msg]",
+            "# and in event_route[siptrace:msg] no drop() by Via: a transport left out hides its phones",
         ),
     )
 
@@ -256,6 +269,29 @@ def registers(look: Look) -> Diagnosis:
 @check("sip")
 def large(look: Look) -> Diagnosis:
     """Do the large messages come? A network that drops IP fragments lets through all but INVITE and SDP."""
+    largest = look.row("SELECT max(payload_bytes) AS bytes FROM sip WHERE received_at >= $since")["bytes"]
+    if largest is None:
+        return cannot_tell("no SIP message came")
+    lost = _lost_invites(look)
+    if not lost:
+        return ok(f"calls have their INVITEs; the largest message has {largest} bytes", largest_bytes=largest)
+    told = [
+        f"of {row['calls']} calls of {agent_name(row['agent_addr'], row['agent_id'])} {row['lost']} have no INVITE,"
+        f" though replies, ACK and CANCEL are there; no message has more than {row['largest']} bytes"
+        for row in lost
+    ]
+    return wrong(
+        f"large messages are lost on the way: {'; '.join(told)}",
+        lines(
+            KAMAILIO,
+            'modparam("siptrace", "duplicate_uri", "sip:HEPDUCK:9060;transport=tcp")    # needs no fragments',
+        ),
+        lost=sum(row["lost"] for row in lost),
+    )
+
+
+def _lost_invites(look: Look) -> list[Row]:
+    """The agents that show calls without their INVITE, but with its replies and with later requests."""
     found = look.rows(
         """WITH of_call AS (
                SELECT agent_addr, agent_id, call_id, bool_or(method = 'INVITE' AND status IS NULL) AS has_invite,
@@ -269,21 +305,4 @@ def large(look: Look) -> Diagnosis:
                count(*) FILTER (begins_here AND has_others AND NOT has_invite) AS lost
            FROM of_call GROUP BY ALL ORDER BY ALL"""
     )
-    if not found:
-        return cannot_tell("no SIP message came")
-    told = [
-        f"of {r['calls']} calls of {agent_name(r['agent_addr'], r['agent_id'])} {r['lost']} have no INVITE,"
-        f" though replies, ACK and CANCEL are there; no message has more than {r['largest']} bytes"
-        for r in found
-        if r["lost"] >= _FEW and r["lost"] >= _LOST_SHARE * r["calls"]
-    ]
-    if not told:
-        return ok("calls have their INVITEs", largest_bytes=max(row["largest"] for row in found))
-    return wrong(
-        f"large messages are lost on the way: {'; '.join(told)}",
-        lines(
-            KAMAILIO,
-            'modparam("siptrace", "duplicate_uri", "sip:HEPDUCK:9060;transport=tcp")    # needs no fragments',
-        ),
-        lost=sum(row["lost"] for row in found),
-    )
+    return [row for row in found if row["lost"] >= _FEW and row["lost"] >= _LOST_SHARE * row["calls"]]

@@ -18,10 +18,13 @@ Transport = Literal["udp", "tcp", "tls"]
 class Endpoint:
     """Sends and receives SIP over one UDP socket, or one TCP or TLS connection, to one proxy.
 
-    Each received message is noted in `transcript` and then given to `on_message`.
+    Each received message is noted in `transcript` and then given to `on_message`. `preface` goes before all SIP, as
+    a balancer's PROXY line does.
     """
 
-    def __init__(self, proxy: tuple[str, int], address: str, transport: Transport = "udp") -> None:
+    def __init__(
+        self, proxy: tuple[str, int], address: str, transport: Transport = "udp", *, preface: bytes = b""
+    ) -> None:
         self.transport = transport
         self.transcript = Transcript()
         self.tag = new_token()
@@ -32,6 +35,8 @@ class Endpoint:
         self._socket.connect(proxy)
         if transport != "udp":
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if preface:
+            self._socket.sendall(preface)
         if transport == "tls":
             context = ssl.create_default_context()
             context.check_hostname = False

@@ -31,6 +31,7 @@ class Phone(Endpoint):
         user_agent: str = IPHONE,
         contact: str | None = None,
         instance: str | None = None,
+        preface: bytes = b"",
     ) -> None:
         self.user, self.user_agent, self.behaviour = user, user_agent, behaviour
         self.instance = instance
@@ -38,7 +39,7 @@ class Phone(Endpoint):
         self.register_call_id = new_call_id("reg-")
         self._cseq = 0
         self._invites: dict[str, str] = {}
-        super().__init__(proxy, address, transport)
+        super().__init__(proxy, address, transport, preface=preface)
 
     @property
     def aor(self) -> str:

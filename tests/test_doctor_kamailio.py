@@ -1,0 +1,403 @@
+"""`hepduck doctor` beside real Kamailios, right ones and misconfigured ones: it names the fault, and no other.
+
+One tap hears them all; each scene is a window of its own, with accounts of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doctor import Said, ask
+from tap import RunningTap, eventually, hep3
+from world.collector import Collector
+from world.kamailio import Kamailio
+from world.parties import Parties
+from world.phone import DESK
+
+from pipeline.protocols.hep import decode, encode
+from pipeline.store.lake import Reader
+
+pytestmark = pytest.mark.timeout(90)
+
+QUICK = ("--set", "store.writer.flush_interval=50ms", "--set", "tap.receive_buffer_bytes=196608")
+KEY = "mirror key"
+MARKS: dict[str, Any] = {"auth_key": KEY.encode(), "agent_id": 1}
+_serial = itertools.count(1)
+
+
+class Scene:
+    """A window of time in which one tap hears one or more Kamailios."""
+
+    def __init__(self, tap: RunningTap, folder: Path, reader: Reader) -> None:
+        self.tap = tap
+        self.number = next(_serial)
+        self._folder = folder / str(self.number)
+        self._reader = reader
+        self._stack = ExitStack()
+        self._began = datetime.now(UTC)
+
+    def kamailio(self, *, via: str = "udp", uri: str | None = None, **how: Any) -> Parties:
+        """A Kamailio that mirrors to the tap (or to `uri`), and who talks to it; capital letters are defines."""
+        folder = self._folder / str(next(_serial))
+        defines = {name: how.pop(name) for name in list(how) if name.isupper()}
+        address = self.tap.address(via).partition(":")[2]
+        mirror = uri or f"sip:{address}" + ("" if via == "udp" else f";transport={via}")
+        defines = {"HEPDUCK_URI": mirror, "NO_INJECT": None, **defines}
+        kamailio = self._stack.enter_context(Kamailio(folder / "kamailio", defines=defines, **how))
+        parties = Parties(kamailio, folder)
+        self._stack.callback(parties.close)
+        return parties
+
+    def account(self) -> str:
+        return f"bob{self.number}-{next(_serial)}"
+
+    def traffic(self, parties: Parties) -> None:
+        """Two phones that register, and a call that rings one of them and is given up."""
+        parties.registered(self.account(), "tcp")
+        callee = parties.registered(self.account())
+        assert callee.wait_for("ACK", parties.given_up_call(callee.user))
+
+    def said(self, settings: dict[str, Any] | None = None, **how: Any) -> Said:
+        """What the doctor says of the scene, once the tap has stored all of it."""
+        self._stack.close()
+        time.sleep(0.05)  # Kamailio mirrors what it sent after it has sent it
+        mark = f"end of scene {self.number}"
+        with self.tap.connected() as sock:
+            sock.send(hep3(b"-", protocol_type=100, correlation_id=mark.encode(), **MARKS))
+        asked = "SELECT count(*) AS n FROM log WHERE correlation_id = $mark"
+        eventually(lambda: self._reader.query(asked, {"mark": mark}).to_pylist()[0]["n"], mark)
+        return ask(self.tap.store, settings, self._reader, since=self._began, **how)
+
+    def said_of_stopped(self) -> Said:
+        """What he says once no tap runs any more."""
+        return ask(self.tap.store, reader=self._reader, since=self._began)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="module", name="tap")
+def running_tap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTap]:
+    """The tap that hears all scenes but those that leave traces in its counters."""
+    with RunningTap(tmp_path_factory.mktemp("tap"), *QUICK) as tap:
+        yield tap
+
+
+@pytest.fixture(scope="module")
+def reader(tap: RunningTap) -> Iterator[Reader]:
+    with Reader(tap.store) as reader:
+        yield reader
+
+
+@pytest.fixture
+def scene(tap: RunningTap, reader: Reader, tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tap, tmp_path, reader)
+    yield scene
+    scene.close()
+
+
+# -- nothing is wrong -------------------------------------------------------------------------------------
+
+
+def test_a_right_mirror(scene, certificate):
+    """UDP, TCP, TLS and IPv6; lost, answered and busy calls; a desk phone."""
+    parties = scene.kamailio(certificate=certificate, also=("::1",))
+    late = scene.account()
+    parties.given_up_call(late)
+    parties.registered(late)
+    scene.traffic(parties)
+    rung = [
+        parties.registered(scene.account(), "tcp"),
+        parties.registered(scene.account(), "tls"),
+        parties.registered(scene.account(), address="::1"),
+        parties.registered(scene.account(), behaviour="busy", user_agent=DESK),
+    ]
+    callers = [parties.sipp("uac_cancel", user="alice", callee=phone.user) for phone in rung]
+    desk = parties.registered(scene.account(), behaviour="answer", user_agent=DESK)
+    answered = parties.sipp("uac_answer", user="alice", callee=desk.user, wait_ms=100)
+    assert answered.wait() == 0, answered.explain()
+    for phone, caller in zip(rung, callers, strict=True):
+        assert phone.wait_for("ACK", caller.call_id)
+    said = scene.said()
+    assert said.complaints == set(), said
+    assert said["hops"].numbers["hops"] == ["tcp/IPv4", "tls/IPv4", "udp/IPv4", "udp/IPv6"]
+    assert "dry run" in said["arming"].told
+
+
+def test_two_proxies_on_one_machine(scene):
+    """Each with a capture id of its own, as the README says."""
+    for number in (2001, 2002):
+        scene.traffic(scene.kamailio(HEPDUCK_CAPTURE_ID=number))
+    assert scene.said().complaints == set()
+
+
+def test_a_mended_version(scene):
+    """The version was wrong until a moment ago."""
+    for version in (1, 3):
+        scene.traffic(scene.kamailio(HEPDUCK_HEP_VERSION=version))
+    assert scene.said().complaints == set()
+
+
+# -- one fault each ---------------------------------------------------------------------------------------
+
+CORE = 'modparam("siptrace", "trace_mode", 1)'
+FAULTS = {
+    "trace_mode 5": ({"MIRROR_TRACE_MODE": 5}, "raw_sip", CORE),
+    "trace_mode 4": ({"MIRROR_TRACE_MODE": 4}, "raw_sip", CORE),
+    "hep_mode_on 0": (
+        {"MIRROR_HEP_MODE": 0, "MIRROR_SL_ACKS": 1},
+        "raw_sip",
+        'modparam("siptrace", "hep_mode_on", 1)',
+    ),
+    "hep_version 1": ({"HEPDUCK_HEP_VERSION": 1}, "hep_version", 'modparam("siptrace", "hep_version", 3)'),
+    "sip_trace() too": ({"SIP_TRACE": None}, "duplicates", "take every sip_trace() out"),
+    "sip_trace() with trace_flag too": (
+        {"SIP_TRACE": None, "SIP_TRACE_FLAG": None},
+        "duplicates",
+        "take every sip_trace() out",
+    ),
+    "sip_trace() alone": ({"SIP_TRACE": None, "MIRROR_TRACE_MODE": 0}, "replies", CORE),
+    "replies to REGISTER left out": (
+        {"MIRROR_LEAVES_OUT_REGISTERED": None},
+        "replies",
+        "drop() nothing but keepalives",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault(fault, scene):
+    defines, name, mend = FAULTS[fault]
+    scene.traffic(scene.kamailio(**defines))
+    said = scene.said()
+    assert said.complaints == said.wrong == {name}, said
+    assert mend in said.mend(name)
+
+
+LESS = {
+    "trace_sl_acks 1": (
+        {"MIRROR_SL_ACKS": 1},
+        "duplicates",
+        'modparam("siptrace", "trace_sl_acks", 0)',
+    ),
+    "hep_version 2": ({"HEPDUCK_HEP_VERSION": 2}, "hep_version", 'modparam("siptrace", "hep_version", 3)'),
+    "REGISTER skipped": ({"HEPDUCK_SKIP": "OPTIONS|REGISTER"}, "registers", "must not name REGISTER"),
+}
+
+
+@pytest.mark.parametrize("less", LESS)
+def test_what_could_be_better(less, scene):
+    defines, name, mend = LESS[less]
+    parties = scene.kamailio(**defines)
+    for _ in range(3):
+        scene.traffic(parties)
+    said = scene.said()
+    assert said.complaints == said.advice == {name}, said
+    assert mend in said.mend(name)
+
+
+def test_two_proxies_of_different_versions(scene):
+    new, old = scene.kamailio(), scene.kamailio(HEPDUCK_HEP_VERSION=1)
+    for parties in (new, old, new):
+        scene.traffic(parties)
+    said = scene.said()
+    assert said.complaints == said.wrong == {"mixed_versions"}, said
+    assert 'modparam("siptrace", "hep_version", 3)' in said.mend("mixed_versions")
+
+
+def test_hops_between_ipv4_and_ipv6(scene):
+    """Behind a balancer that comes over IPv6 and says that its client is an IPv4 one: kamailio issue 3665."""
+    parties = scene.kamailio(WITH_HAPROXY=None, also=("::1",))
+    scene.traffic(parties)
+    for n in range(2):
+        line = f"PROXY TCP4 192.0.2.{7 + n} 127.0.0.1 40000 {parties.kamailio.port}\r\n"
+        parties.registered(scene.account(), "tcp", address="::1", preface=line.encode())
+    assert "interworking detected" in parties.kamailio.log()
+    said = scene.said()
+    assert said.complaints == said.wrong == {"hops"}, said
+    assert "REGISTER over tcp/IPv4: " in said["hops"].told
+    assert "tcp_accept_haproxy" in said.mend("hops")
+
+
+def test_a_transport_left_out(scene):
+    """Phones and callers over TCP are not mirrored; what Kamailio relays from and to them still tells."""
+    parties = scene.kamailio(MIRROR_LEAVES_OUT_TCP=None)
+    scene.traffic(parties)
+    behind = parties.registered(scene.account(), "tcp")
+    seen = parties.registered(scene.account())
+    for _ in range(2):
+        assert behind.wait_for("ACK", parties.given_up_call(behind.user))
+        assert seen.wait_for("ACK", parties.given_up_call(seen.user, transport="tcp"))
+    said = scene.said()
+    assert said.complaints == said.wrong == {"hops"}, said
+    assert "2 of" in said["hops"].told
+    for side in ("caller", "callee"):
+        assert f"no INVITE on the {side}'s side" in said["hops"].told
+
+
+def test_a_number_that_only_the_proxy_knows(scene):
+    """It rings an iPhone. With the alias that is proposed nothing is left to say."""
+    parties = scene.kamailio()
+    phone = parties.registered(scene.account())
+    number = f"+1555{scene.number:07}"
+    parties.kamailio.command("htable.sets", "number", f"s:{number}", phone.user)
+    assert phone.wait_for("ACK", parties.given_up_call(number))
+    said = scene.said()
+    assert said.complaints == said.wrong == {"aliases"}, said
+    assert said.mend("aliases", "hepduck.toml").splitlines() == [
+        "[detectors.late_register.aliases]",
+        f'"{number}@sip.test" = "{phone.user}@sip.test"',
+    ]
+    settings = {"detectors.late_register.aliases": said["aliases"].numbers["aliases"]}
+    assert scene.said(settings).complaints == set()
+
+
+# -- faults of the way ------------------------------------------------------------------------------------
+
+
+def relayed(
+    scene: Scene,
+    change: Callable[[bytes], bytes | None],
+    capture_ids: Iterable[int] = (2001, 2001),
+    copies: int = 1,
+) -> Said:
+    """What right mirrors send, as it is after a relay has changed each packet, lost it, or made copies."""
+    with Collector() as collector:
+        for number in capture_ids:
+            scene.traffic(scene.kamailio(uri=collector.uri, HEPDUCK_CAPTURE_ID=number))
+        time.sleep(0.05)
+        with scene.tap.connected() as sock:
+            for datagram in collector.datagrams:
+                if (changed := change(datagram)) is not None:
+                    for _ in range(copies):
+                        sock.send(changed)
+    return scene.said()
+
+
+def test_clocks_that_are_off(scene):
+    behind_s = {2001: 7200, 2002: -30}
+
+    def moved(datagram: bytes) -> bytes:
+        (packet,) = decode(datagram)
+        return encode(packet._replace(ts_us=packet.ts_us - behind_s[packet.agent_id] * 1_000_000))
+
+    said = relayed(scene, moved, capture_ids=behind_s)
+    assert said.complaints == said.wrong == {"clock"}, said
+    assert said["clock"].numbers["behind_s"] == {
+        f"127.0.0.1/{number}": pytest.approx(off_s, abs=1.9) for number, off_s in behind_s.items()
+    }
+    assert "set-ntp true" in said.mend("clock", "shell")
+
+
+def test_a_network_that_loses_what_is_large(scene):
+    said = relayed(scene, lambda datagram: datagram if len(datagram) < 600 else None)
+    assert said.complaints == said.wrong == {"large"}, said
+    assert ";transport=tcp" in said.mend("large")
+
+
+def test_messages_that_are_cut_off(scene):
+    def cut(datagram: bytes) -> bytes:
+        (packet,) = decode(datagram)
+        return encode(packet._replace(payload=packet.payload[:500]))
+
+    said = relayed(scene, cut)
+    assert said.complaints == said.wrong == {"truncated"}, said
+    assert "at 500 bytes" in said["truncated"].told
+
+
+def test_a_network_that_doubles_packets(scene):
+    said = relayed(scene, lambda datagram: datagram, copies=2)
+    assert said.complaints == said.wrong == {"duplicates"}, said
+    assert "the network doubles it" in said["duplicates"].told
+
+
+# -- the tap itself ---------------------------------------------------------------------------------------
+
+
+def test_a_mirror_that_is_off(scene):
+    """`trace_on` is 0 by default: minutes later nothing has come."""
+    scene.traffic(scene.kamailio(MIRROR_ON=0))
+    later = datetime.now(UTC) + timedelta(minutes=6)
+    said = scene.said(now=later)
+    assert said.complaints == said.wrong == {"silence"}, said
+    assert 'modparam("siptrace", "trace_on", 1)' in said.mend("silence")
+    assert scene.tap.address().removeprefix("udp:") in said.mend("silence")
+
+
+@pytest.fixture
+def own_scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    """Makes a scene with a tap of its own."""
+    with ExitStack() as stack:
+
+        def make(*options: str, **how: Any) -> Scene:
+            tap = stack.enter_context(RunningTap(tmp_path / "own", *QUICK, *options, **how))
+            scene = Scene(tap, tmp_path, stack.enter_context(Reader(tap.store)))
+            stack.callback(scene.close)
+            return scene
+
+        yield make
+
+
+def test_keys_that_do_not_fit(own_scene):
+    """First the right one, of desk phones only; then none, a wrong one, and a version that cannot carry any."""
+    asked_bytes = 2**31 - 1  # more than any system grants
+    scene = own_scene(
+        *("--set", f"tap.receive_buffer_bytes={asked_bytes}"), variables={"HEPDUCK_TAP__AUTH_KEY": KEY}
+    )
+    parties = scene.kamailio(HEPDUCK_AUTH_KEY=KEY)
+    phone = parties.registered(scene.account(), user_agent=DESK)
+    assert phone.wait_for("ACK", parties.given_up_call(phone.user))
+    said = scene.said()
+    assert said.complaints == said.advice == {"push_devices", "receive_buffer"}, said
+    assert f"1 {DESK}" in said["push_devices"].told
+    assert "[detectors.late_register.devices]" in said.mend("push_devices", "hepduck.toml")
+    assert f"sysctl -w net.core.rmem_max={asked_bytes}" in said.mend("receive_buffer", "shell")
+
+    for defines in ({}, {"HEPDUCK_AUTH_KEY": "guess"}, {"HEPDUCK_HEP_VERSION": 2}):
+        scene.kamailio(**defines).registered(scene.account())
+    scene.tap.wait_for(lambda status: status["rejected"] == 12, "12 rejected packets")
+    said = scene.said()
+    assert said.wrong == {"key"}, said
+    for words in ("version 3 with no key", "version 3 with a wrong key", "version 2 with no key"):
+        assert f"4 packets of 127.0.0.1 in HEP {words}" in said["key"].told
+    assert 'modparam("siptrace", "auth_key", "...")' in said.mend("key")
+    assert 'modparam("siptrace", "hep_version", 3)' in said.mend("key")
+
+
+def test_raw_sip_on_a_stream(own_scene):
+    """Its connection is trusted no more. The tap is stopped then, and tells of its agents."""
+    scene = own_scene(listen=["udp:127.0.0.1:0", "tcp:127.0.0.1:0"])
+    scene.traffic(scene.kamailio(via="tcp", MIRROR_TRACE_MODE=5))
+    scene.said()
+    assert scene.tap.stop() == 0
+    said = scene.said_of_stopped()
+    assert (said.wrong, said.advice) == ({"raw_sip"}, {"tap", "trust"}), said
+    assert "bytes on tcp:127.0.0.1" in said["raw_sip"].told
+    assert CORE in said.mend("raw_sip")
+    assert "auth_key" in said.mend("trust", "hepduck.toml")
+
+
+def test_losses_and_a_death(own_scene):
+    scene = own_scene("--set", "tap.receive_buffer_bytes=4096")
+    parties = scene.kamailio()
+    os.kill(scene.tap.pid, signal.SIGSTOP)
+    scene.traffic(parties)
+    os.kill(scene.tap.pid, signal.SIGCONT)
+    scene.tap.wait_for(lambda status: status["dropped_by_reason"]["kernel"], "losses")
+    said = scene.said()
+    assert "drops" in said.wrong, said
+    assert " kernel" in said["drops"].told
+    assert "receive_buffer_bytes" in said.mend("drops", "hepduck.toml")
+    scene.tap.kill()
+    dead = scene.said_of_stopped()
+    assert "tap" in dead.wrong
+    assert "hepduck run --store" in dead.mend("tap", "shell")
