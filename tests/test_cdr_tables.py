@@ -12,6 +12,8 @@ from databases import Database, MariaDB, PostgreSQL
 
 from pipeline.ingest.cdr import CdrError
 from pipeline.ingest.cdr.columns import LEG_FIELDS
+from pipeline.ingest.cdr.settings import CdrSourceSettings
+from pipeline.ingest.cdr.trial import try_source
 
 DEPLOY = Path(__file__).parents[1] / "deploy" / "asterisk"
 
@@ -418,3 +420,27 @@ def as_asterisk(statement: str, values: dict[str, str]) -> str:
         statement = statement.replace(f"${{{name}}}", value)
     assert "${" not in statement
     return statement
+
+
+# -- `hepduck check` -------------------------------------------------------------------------------------
+
+
+def test_a_source_is_tried(database: Database) -> None:
+    """One row is read. What is wrong is one line that names the source, without its password."""
+
+    def tried(url: str, **settings: str) -> str:
+        return try_source(CdrSourceSettings.model_validate({"source": url, **settings}))
+
+    url = full_table(database, "r18", f"tried_{type(database).__name__.lower()}")
+    assert "readable, a row starts at 2026-11-2" in tried(url)
+    database.sql("CREATE TABLE none_yet (uniqueid varchar(40), channel varchar(40), calldate timestamp NULL)")
+    assert "no row in it yet" in tried(database.url("none_yet"), preset="freepbx")
+    for wrong, words in (
+        (database.url("no_such_table"), "no_such_table"),
+        (database.url("none_yet"), "start"),  # the preset's column
+        (database.url("none_yet", password="guess"), "denied|authentication failed"),
+    ):
+        with pytest.raises(CdrError, match=words) as error:
+            tried(wrong)
+        assert str(error.value).count("\n") == 0
+        assert "guess" not in str(error.value)
