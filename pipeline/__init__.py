@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.api import health as health
     from pipeline.api.calls import CallLadder as CallLadder
     from pipeline.api.calls import call as call
     from pipeline.api.calls import call_states as call_states
@@ -24,33 +25,61 @@ if TYPE_CHECKING:
     from pipeline.api.calls import count_calls as count_calls
     from pipeline.api.calls import ladder as ladder
     from pipeline.api.calls import messages as messages
+    from pipeline.api.live import message_rate as message_rate
+    from pipeline.api.live import tail as tail
+    from pipeline.api.files import open_files as open_files
+    from pipeline.api.ghost import GhostStory as GhostStory
+    from pipeline.api.ghost import ghost_story as ghost_story
     from pipeline.api.opened import Store as Store
     from pipeline.api.opened import open as open
+    from pipeline.api.quality import quality as quality
+    from pipeline.api.quality import quality_bands as quality_bands
+    from pipeline.api.quality import quality_by_hour as quality_by_hour
+    from pipeline.api.quality import quality_coverage as quality_coverage
+    from pipeline.api.quality import quality_methods as quality_methods
+    from pipeline.api.quality import quality_over_time as quality_over_time
+    from pipeline.api.quality import quality_overview as quality_overview
+    from pipeline.api.quality import quality_spread as quality_spread
+    from pipeline.api.quality import worst_calls as worst_calls
+    from pipeline.api.registrations import binding_counts as binding_counts
+    from pipeline.api.registrations import bindings as bindings
+    from pipeline.api.registrations import flaps as flaps
+    from pipeline.api.registrations import refresh_intervals as refresh_intervals
+    from pipeline.api.registrations import registration_failures as registration_failures
+    from pipeline.api.registrations import registration_rate as registration_rate
+    from pipeline.api.registrations import registrations as registrations
     from pipeline.api.replaying import replay as replay
     from pipeline.api.sql import sql as sql
 
-# The module of `pipeline.api` -> the names that are public here.
+# The module of `pipeline.api` -> its names that are public here.
 _NAMES = {
-    "calls": ("CallLadder", "call", "call_states", "calls", "count_calls", "ladder", "messages"),
-    "opened": ("Store", "open"),
-    "replaying": ("replay",),
-    "sql": ("sql",),
+    "calls": "CallLadder call call_states calls count_calls ladder messages",
+    "live": "message_rate tail",
+    "opened": "Store open",
+    "quality": "quality quality_bands quality_by_hour quality_coverage quality_methods "
+    "quality_over_time quality_overview quality_spread worst_calls",
+    "registrations": "binding_counts bindings flaps refresh_intervals registration_failures "
+    "registration_rate registrations",
+    "replaying": "replay",
+    "sql": "sql",
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
-__all__ = tuple(_HOME)
+_HOME = {name: f"pipeline.api.{module}" for module, names in _NAMES.items() for name in names.split()}
+_MODULES = {"health": "pipeline.api.health"}  # public as they are
+__all__ = tuple([*_HOME, *_MODULES])
 
 
 class _Package(ModuleType):
     """This package: `pipeline.ladder` and others are functions here, though modules have these names too."""
 
     def __getattribute__(self, name: str) -> object:
-        home = _HOME.get(name)
-        if home is None:
-            return super().__getattribute__(name)
-        return getattr(importlib.import_module(f"pipeline.api.{home}"), name)
+        if name in _HOME:
+            return getattr(importlib.import_module(_HOME[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(_MODULES[name])
+        return super().__getattribute__(name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_HOME})
+        return sorted({*super().__dir__(), *__all__})
 
 
 sys.modules[__name__].__class__ = _Package
