@@ -53,7 +53,7 @@ def registered(rate: pd.DataFrame, zone: tzinfo) -> alt.Chart:
         )
         .encode(
             x=time_axis(),
-            y=alt.Y("bindings:Q", title="bindings", axis=alt.Axis(tickMinStep=1, format="~s")),
+            y=alt.Y("bindings:Q", title="bindings", axis=alt.Axis(tickMinStep=1, format=",d")),
             tooltip=[alt.Tooltip("when:N", title="from"), alt.Tooltip("bindings:Q", format=",")],
         )
         .properties(height=HEIGHT_PX)
@@ -85,7 +85,7 @@ def stacked(rate: pd.DataFrame, series: Mapping[str, tuple[str, str]], title: st
         .encode(
             x=time_axis(),
             x2="until",
-            y=alt.Y("sum(count):Q", title=title, axis=alt.Axis(tickMinStep=1, format="~s")),
+            y=alt.Y("sum(count):Q", title=title, axis=alt.Axis(tickMinStep=1, format=",d")),
             color=alt.Color("what:N", scale=alt.Scale(domain=order, range=[c for _, c in series.values()])),
             order=alt.Order("rank:Q"),
             tooltip=[alt.Tooltip("when:N", title="from"), "what:N", alt.Tooltip("count:Q", format=",")],
@@ -99,7 +99,7 @@ def by_name(counts: pd.DataFrame, value: str, title: str) -> alt.LayerChart:
     """A bar for each `key` of `counts`, the longest first, its number beside it."""
     drawn = counts.assign(key=counts["key"].map(look.printable))
     base = alt.Chart(drawn).encode(
-        x=alt.X(f"{value}:Q", title=title, axis=alt.Axis(tickMinStep=1, format="~s")),
+        x=alt.X(f"{value}:Q", title=title, axis=alt.Axis(tickMinStep=1, format=",d")),
         y=alt.Y("key:N", sort=None, title=None, axis=alt.Axis(labelLimit=_NAME_PX, labelOverlap=False)),
         tooltip=[alt.Tooltip("key:N", title="what"), alt.Tooltip(f"{value}:Q", format=",")],
     )

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pandas as pd
 import streamlit as st
 
-from app import frame, live_data, look
+from app import frame, health_parts, live_data, look
 from pipeline.api import live as api
 from pipeline.errors import SearchError
 from pipeline.store.message_queries import MESSAGE_KEYS, SPAN, compile_message_search
@@ -16,7 +16,6 @@ from pipeline.store.message_queries import MESSAGE_KEYS, SPAN, compile_message_s
 EVERY_S: Final = 2
 ROWS: Final = (50, 100, 200, 500)
 _BEHIND: Final = timedelta(seconds=2)  # a message is stored by then
-SILENT: Final = timedelta(minutes=5)
 _STEPS: Final = 120  # of five seconds in ten minutes
 _TABLE: Final = "live_table"
 _RATES: Final = {
@@ -101,12 +100,13 @@ def _state(
             return
         if not status or not status["alive"]:
             st.badge("no tap is running", icon=":material/cloud_off:", color="red")
-            st.caption("`hepduck run` starts one. What is shown was heard before.")
+            last = look.time(newest, zone) if newest else "never"
+            st.caption(f"`hepduck run` starts one. The newest message arrived: {last} ({zone.key}).")
             return
         heard_us = status["last_arrival_us"]
         silent = timedelta(microseconds=status["updated_us"] - heard_us) if heard_us else None
         where = ", ".join(look.plain(address) for address in status["listeners"])
-        if silent is None or silent > SILENT:
+        if silent is None or silent > health_parts.SILENT:
             how_long = look.length(silent / timedelta(milliseconds=1)) if silent else None
             st.badge("silence", icon=":material/hearing_disabled:", color="orange")
             st.caption(
@@ -164,6 +164,7 @@ def _messages(table: pd.DataFrame, zone: Any) -> None:
         hide_index=True,
         height=560,
         row_height=30,
+        placeholder=look.MISSING,
         column_config={
             "at": st.column_config.TextColumn(f"Arrived ({zone.key})", width=150),
             "message": st.column_config.TextColumn("Message", width=190),

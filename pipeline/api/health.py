@@ -6,6 +6,7 @@ that was filled by `hepduck import` only) the tables made of it are empty.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -146,6 +147,13 @@ def tables(*, store: Store | None = None) -> pd.DataFrame:
     """
     asked = current(store)
     return asked.frame(*health_queries.store_tables(asked.reader))
+
+
+def disk(*, store: Store | None = None) -> pd.DataFrame:
+    """One row: `bytes` that the store takes, the catalog included, and `free_bytes` where it lies."""
+    folder = current(store).path
+    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return _frame(("bytes", "free_bytes"), [(taken, shutil.disk_usage(folder).free)])
 
 
 def jobs(*, store: Store | None = None) -> pd.DataFrame:

@@ -169,7 +169,7 @@ def registration_failures(
 
     | column | |
     |---|---|
-    | `key`, `kind` | source address or account; of a source: scanner, storm, or refused |
+    | `src_ip` or `aor`, `kind` | source address or account; of a source: scanner, storm, or refused |
     | `refused` | how many: `unauthorized` (401, 407), `forbidden` (403), `not_found` (404), `other`, `unanswered` |
     | `accounts`, `sources`, `tried` | how many; up to five of the accounts |
     | `user_agent`, `user_agents` | the most frequent; how many |

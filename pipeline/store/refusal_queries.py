@@ -1,8 +1,9 @@
 """Questions about REGISTERs that were refused: wrong passwords, storms, scanners.
 
 A REGISTER is one Call-ID and CSeq, however many hops it passes. It is refused when it ended in no 2xx. A reply that
-asks to send it again (a challenge, 401 or 407) is no refusal when one of the next two CSeq of the same Call-ID is
-accepted (RFC 3261 22.2); what is too young to tell is left out.
+asks to send it again (a challenge, 401 or 407) is no refusal of its own when one of the next two CSeq of the same
+Call-ID comes to another end, good or bad (RFC 3261 22.2); what is too young to tell is left out. So a wrong password
+counts once where it is answered by 403, and twice where it is answered by another challenge.
 """
 
 from __future__ import annotations
@@ -23,26 +24,27 @@ _LONGEST: Final = timedelta(seconds=32)  # of a transaction: 64 T1 (RFC 3261 17.
 
 # Which REGISTERs of [since, until) were refused: `status` NULL means that no final reply came. The texts of those
 # few are fetched in a second pass, so that the first one, over all, is cheap.
-_REFUSED: Final = """
+_AGAIN: Final = "(401, 407, 421, 423, 494)"
+_REFUSED: Final = f"""
     registers AS MATERIALIZED (
         SELECT hash(call_id) AS call, cseq, min(ts) AS ts, arg_min(msg_id, (status IS NOT NULL, ts)) AS msg_id,
             coalesce(min(status) FILTER (status BETWEEN 200 AND 299), max(status) FILTER (status >= 300)) AS status
         FROM sip WHERE method = 'REGISTER' AND ts >= $back_to AND ts < $on_to GROUP BY ALL
     ),
-    accepted AS (SELECT call, cseq - unnest([1, 2]) AS cseq FROM registers WHERE status BETWEEN 200 AND 299),
+    decided AS (SELECT call, cseq - unnest([1, 2]) AS cseq FROM registers WHERE status NOT IN {_AGAIN}),
     suspects AS (
-        SELECT *, coalesce(status IN (401, 407, 421, 423, 494), false) AS again FROM registers
+        SELECT *, coalesce(status IN {_AGAIN}, false) AS again FROM registers
         WHERE ts >= $since AND ts < $until AND coalesce(status >= 300, ts < $answered_by)
     ),
     refused AS MATERIALIZED (
         SELECT call, ts, msg_id, status FROM suspects WHERE NOT again
         UNION ALL
-        SELECT call, ts, msg_id, status FROM suspects ANTI JOIN accepted USING (call, cseq)
+        SELECT call, ts, msg_id, status FROM suspects ANTI JOIN decided USING (call, cseq)
         WHERE again AND ts < $retried_by
     ),
     told AS (
-        SELECT r.ts, r.status, CASE WHEN s.status IS NULL THEN s.src_ip ELSE s.dst_ip END AS ip,
-            concat(s.to_user, '@', s.to_host) AS account, s.user_agent, s.call_id
+        SELECT r.ts, r.status, CASE WHEN s.status IS NULL THEN s.src_ip ELSE s.dst_ip END AS src_ip,
+            concat('sip:', s.to_user, '@', s.to_host) AS aor, s.user_agent, s.call_id
         FROM sip s JOIN refused r ON s.msg_id = r.msg_id
         WHERE s.method = 'REGISTER' AND s.ts >= $back_to AND s.ts < $on_to
     )"""
@@ -51,7 +53,7 @@ _STATUSES: Final = """
     count(*) FILTER (status = 404) AS not_found,
     count(*) FILTER (status NOT IN (401, 403, 404, 407)) AS other, count(*) FILTER (status IS NULL) AS unanswered"""
 
-GROUPINGS: Final = {"source": "ip", "account": "account"}
+GROUPINGS: Final = {"source": "src_ip", "account": "aor"}
 
 
 def refusals(
@@ -65,10 +67,10 @@ def refusals(
 ) -> Question:
     """Refused REGISTERs by source address or by account, the most first; of the address `ip` only, if given.
 
-    Columns: key, refused, unauthorized (401, 407), forbidden (403), not_found (404), other, unanswered, accounts
-    and sources (how many), tried (up to five accounts, the most tried first), user_agent (the most frequent),
-    user_agents (how many), per_minute_max (the busiest minute), accepted (REGISTERs from there that were let in, by
-    source only), first, last, call_id (the last one), and kind by source: scanner, storm, or refused.
+    Columns: src_ip or aor, refused, unauthorized (401, 407), forbidden (403), not_found (404), other, unanswered,
+    accounts and sources (how many), tried (up to five accounts, the most tried first), user_agent (the most
+    frequent), user_agents (how many), per_minute_max (the busiest minute), accepted (REGISTERs from there that were
+    let in, by source only), first, last, call_id (the last one), and kind by source: scanner, storm, or refused.
     Raises StoreError for another `by`.
     """
     if by not in GROUPINGS:
@@ -77,25 +79,25 @@ def refusals(
     sql = f"""
         WITH {_REFUSED},
         minutes AS (
-            SELECT key, max(refused) AS per_minute_max FROM (
-                SELECT {key} AS key, time_bucket(INTERVAL 1 MINUTE, ts) AS minute, count(*) AS refused
-                FROM told WHERE $ip IS NULL OR ip = $ip GROUP BY ALL
-            ) GROUP BY key
+            SELECT {key}, max(refused) AS per_minute_max FROM (
+                SELECT {key}, time_bucket(INTERVAL 1 MINUTE, ts) AS minute, count(*) AS refused
+                FROM told WHERE $ip IS NULL OR src_ip = $ip GROUP BY ALL
+            ) GROUP BY ALL
         ),
         grouped AS (
-            SELECT {key} AS key, count(*) AS refused, {_STATUSES}, count(DISTINCT account) AS accounts,
-                count(DISTINCT ip) AS sources, approx_top_k(account, 5) AS tried, mode(user_agent) AS user_agent,
+            SELECT {key}, count(*) AS refused, {_STATUSES}, count(DISTINCT aor) AS accounts,
+                count(DISTINCT src_ip) AS sources, approx_top_k(aor, 5) AS tried, mode(user_agent) AS user_agent,
                 count(DISTINCT user_agent) AS user_agents, min(ts) AS first, max(ts) AS last,
                 arg_max(call_id, ts) AS call_id
-            FROM told WHERE $ip IS NULL OR ip = $ip GROUP BY ALL
+            FROM told WHERE $ip IS NULL OR src_ip = $ip GROUP BY ALL
         ),
         let_in AS (
-            SELECT dst_ip AS key, count(*) AS accepted FROM sip
+            SELECT dst_ip AS src_ip, count(*) AS accepted FROM sip
             WHERE method = 'REGISTER' AND status BETWEEN 200 AND 299 AND ts >= $since AND ts < $until GROUP BY ALL
         )
         SELECT grouped.*, per_minute_max, {_KIND if by == "source" else "NULL AS accepted, NULL AS kind"}
-        FROM grouped JOIN minutes USING (key) {"LEFT JOIN let_in USING (key)" if by == "source" else ""}
-        ORDER BY refused DESC, key LIMIT $limit"""
+        FROM grouped JOIN minutes USING ({key}) {"LEFT JOIN let_in USING (src_ip)" if by == "source" else ""}
+        ORDER BY refused DESC, {key} LIMIT $limit"""
     given = {**_window(source, since, until), "ip": ip, "limit": limit}
     if by == "source":
         given |= {"scanned": SCANNED_ACCOUNTS, "share": SCANNER_REFUSED_PCT, "storm": STORM_PER_MINUTE}
@@ -109,7 +111,7 @@ def refusals_by_step(source: Source, *, since: datetime, until: datetime, step_s
         WITH {_REFUSED},
         counted AS (
             SELECT time_bucket(to_seconds($step_s), ts) AS at, count(*) AS refused, {_STATUSES},
-                count(DISTINCT ip) AS sources
+                count(DISTINCT src_ip) AS sources
             FROM told GROUP BY ALL
         ),
         steps AS (
