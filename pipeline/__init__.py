@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from pipeline.api.calls import count_calls as count_calls
     from pipeline.api.calls import ladder as ladder
     from pipeline.api.calls import messages as messages
-    from pipeline.api.live import message_rate as message_rate
-    from pipeline.api.live import tail as tail
     from pipeline.api.files import open_files as open_files
     from pipeline.api.ghost import GhostStory as GhostStory
     from pipeline.api.ghost import ghost_story as ghost_story
+    from pipeline.api.live import message_rate as message_rate
+    from pipeline.api.live import tail as tail
     from pipeline.api.opened import Store as Store
     from pipeline.api.opened import open as open
     from pipeline.api.quality import quality as quality
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 # The module of `pipeline.api` -> its names that are public here.
 _NAMES = {
     "calls": "CallLadder call call_states calls count_calls ladder messages",
+    "files": "open_files",
+    "ghost": "GhostStory ghost_story",
     "live": "message_rate tail",
     "opened": "Store open",
     "quality": "quality quality_bands quality_by_hour quality_coverage quality_methods "
@@ -65,7 +67,7 @@ _NAMES = {
 }
 _HOME = {name: f"pipeline.api.{module}" for module, names in _NAMES.items() for name in names.split()}
 _MODULES = {"health": "pipeline.api.health"}  # public as they are
-__all__ = tuple([*_HOME, *_MODULES])
+__all__ = tuple(_HOME | _MODULES)
 
 
 class _Package(ModuleType):
