@@ -10,7 +10,7 @@ ARGS ?=
 .PHONY: help demo test lint format run bench clean
 
 help:
-	@echo "make demo    a recorded ghost call, found live on this machine (DEMO=stay keeps it running)"
+	@echo "make demo    recorded ghost calls, found live, and the web app on them (DEMO=stay keeps it running)"
 	@echo "make test    lint and all tests, with real Kamailio, sipp and tshark"
 	@echo "make run     the tap on udp and tcp 127.0.0.1:9060 (ARGS='-L udp:0.0.0.0:9060 ...')"
 	@echo "make lint    ruff, mypy, import-linter;  make format  ruff format;  make bench  all benchmarks"

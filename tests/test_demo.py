@@ -6,10 +6,13 @@ import json
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from asterisk_recordings import rows, truths
 from recordings import load
 from tap import COMMAND, environment, eventually, hepduck
 
@@ -17,6 +20,8 @@ from pipeline.ingest.recordings import read_recording
 
 ROOT = Path(__file__).parents[1]
 GHOST = re.compile(r"^GHOST CALL (\S+) at (\S+) registered \d+ ms after the call was (\w+)", re.MULTILINE)
+
+Staying = tuple["subprocess.Popen[str]", Path]
 
 # The demo plays b (canceled), c (answered elsewhere) and d (in time); the first two have a late phone.
 B, C, D = (load(name).label for name in ("b", "c", "d"))
@@ -29,6 +34,21 @@ def processes_of(folder: Path) -> list[str]:
         if process.info["cwd"] and Path(process.info["cwd"]) == folder:
             found.append(" ".join(process.info["cmdline"] or []))
     return found
+
+
+@pytest.fixture(scope="module", name="staying", autouse=True)
+def demo_that_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Staying]:
+    """`hepduck demo --stay` in a folder of its own, from the first test on: most of its time is waiting."""
+    folder = tmp_path_factory.mktemp("staying")
+    argv = [*COMMAND, "demo", "--stay"]
+    with (folder / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            argv, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    yield process, folder
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
 
 
 @pytest.mark.timeout(120)
@@ -67,6 +87,21 @@ def test_the_demo(tmp_path: Path) -> None:
     )
     assert re.search(r"^findings +2 late_register$", shown, re.MULTILINE)
 
+    # Then Asterisk's calls: at least those that have media in a CDR, at most all there were. And the app, which has
+    # answered and is gone again.
+    rated = re.search(
+        r"^  (\d+) calls with a known quality: R [\d.]+ for the worst twentieth", shown, re.MULTILINE
+    )
+    assert rated
+    in_cdrs = {row["sip_callid"] for row in rows("r22-main") if row["rtcp_a_all"]}
+    assert len(in_cdrs) <= int(rated[1]) <= len(truths("r22-main"))
+    address = re.search(
+        r"^All of it in a web browser: (http://127\.0\.0\.1:\d+) answers", shown, re.MULTILINE
+    )
+    assert address
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address[1])
+
     # The commands to try next work, here.
     tries = shown.partition("Try next:\n")[2].splitlines()
     assert len(tries) >= 4
@@ -93,17 +128,17 @@ def test_the_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_demo_can_stay(tmp_path: Path) -> None:
-    """The tap goes on until Ctrl-C, which ends it in order."""
-    process = subprocess.Popen(
-        [*COMMAND, "demo", "--stay"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
-    )
+def test_the_demo_can_stay(staying: Staying) -> None:
+    """Tap and app go on until Ctrl-C, which ends both in order."""
+    process, folder = staying
     assert process.stdout is not None
     with process.stdout as stdout:
-        pid = next(int(found[1]) for line in stdout if (found := re.search(r"goes on, pid (\d+)", line)))
-        assert psutil.Process(pid).is_running()
+        goes_on = re.compile(r"^Tap \(pid (\d+)\) and app go on at (http://\S+);")
+        pid, url = next(found.groups() for line in stdout if (found := goes_on.search(line)))
+        assert psutil.Process(int(pid)).is_running()
+        assert httpx.get(f"{url}/_stcore/health").text == "ok"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-    eventually(lambda: not psutil.pid_exists(pid), "the end of the tap")
-    status = json.loads((tmp_path / "hepduck-demo" / "status.json").read_text())
+    eventually(lambda: processes_of(folder) == [], "the end of the tap and of the app")
+    status = json.loads((folder / "hepduck-demo" / "status.json").read_text())
     assert (status["state"], status["unexplained"]) == ("stopped", 0)

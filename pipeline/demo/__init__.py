@@ -2,10 +2,12 @@
 
 Three calls to an iPhone, recorded from a real Kamailio: one that the caller cancels, one that a desk phone
 answers, both before the woken phone registers; and one that the phone is in time for, which must be left alone.
+Then a quarter of an hour of an Asterisk with bad lines, so that there is quality to look at; and the web app.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.callview import as_text, view
+from pipeline.demo import asterisk
+from pipeline.demo.web import WebApp
 from pipeline.errors import StoreError
 from pipeline.ingest.recordings import read_recording
 from pipeline.ladder import message_label, printable
 from pipeline.status import as_text as status_text
 from pipeline.status import read_status
-from pipeline.store import queries
+from pipeline.store import quality_queries, queries
 from pipeline.store.lake import Reader
 
 STORE = Path("hepduck-demo")
+_CDRS = STORE / "asterisk-cdr.csv"
 _MARK = "made-by-hepduck-demo"
 _SPEED = 2.0
 _START_S = 30.0
@@ -36,24 +41,14 @@ _BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 
 
 def run(*, stay: bool = False) -> None:
-    """Run the demo; with `stay` the tap goes on until Ctrl-C."""
+    """Run the demo. On a terminal, and with `stay`, the tap and the app go on until Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM):  # also when started where Ctrl-C is ignored
         signal.signal(number, signal.default_int_handler)
     _fresh_store()
-    tap = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "pipeline",
-            "run",
-            "--no-config",
-            "--store",
-            str(STORE),
-            "-L",
-            "udp:127.0.0.1:0",
-        ],
-        stderr=(STORE / "tap.log").open("w"),
-    )
+    asterisk.write_header(_CDRS)
+    with (STORE / "tap.log").open("w") as log:
+        tap = subprocess.Popen(_tap_command(), stderr=log)
+    app: WebApp | None = None
     try:
         address = _wait_for_address(tap)
         _say(f"A tap listens on {address}; its store is ./{STORE}/. It is told to place no call (dry run).")
@@ -64,16 +59,44 @@ def run(*, stay: bool = False) -> None:
                 if recording.name.endswith(".hep"):
                     _play(recording, address, seen)
             _explain(reader, seen.sent)
+            _hear_asterisk(reader, address)
+        app = WebApp(STORE)
+        stay = stay or sys.stdout.isatty()
+        again = "" if stay else f" It ends now; `hepduck app --store {STORE}` starts it again."
+        _say(f"All of it in a web browser: {app.url} answers.{again}")
+        _try_next()
         if stay:
-            _say(f"The tap goes on, pid {tap.pid}; Ctrl-C ends it.")
+            app.open_browser()
+            _say(f"Tap (pid {tap.pid}) and app go on at {app.url}; Ctrl-C ends them.")
             while tap.poll() is None:  # a wait without end may miss a Ctrl-C that comes just before it
                 time.sleep(0.2)
     except KeyboardInterrupt:
         pass
     finally:
+        if app is not None:
+            app.close()
         if tap.poll() is None:
             tap.send_signal(signal.SIGTERM)
             tap.wait(30)
+
+
+def _tap_command() -> list[str]:
+    cdrs = [{"source": str(_CDRS), "name": "asterisk", "interval": "1s", "jitter": "0s"}]
+    settings = {"cdr": json.dumps(cdrs), "quality.interval": "1s"}
+    return [
+        *(
+            sys.executable,
+            "-m",
+            "pipeline",
+            "run",
+            "--no-config",
+            "--store",
+            str(STORE),
+            "-L",
+            "udp:127.0.0.1:0",
+        ),
+        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
+    ]
 
 
 def _fresh_store() -> None:
@@ -148,11 +171,42 @@ def _explain(reader: Reader, sent: int) -> None:
     while (status := read_status(STORE))["stored"] < sent and time.monotonic() < give_up_s:
         time.sleep(0.1)  # it is written once a second
     print(status_text(status))
+
+
+def _hear_asterisk(reader: Reader, address: str) -> None:
+    """A quarter of an hour of RTCP reports and CDRs at once, and what became of them."""
+    heard = STORE / "asterisk.hep"
+    sent = asterisk.write_moved(heard, _CDRS)
+    _say(
+        f"An Asterisk with bad lines: {sent} messages and reports of its last quarter of an hour, and its CDRs."
+    )
+    command = ["send", str(heard), "--to", address, "--speed", "max"]
+    subprocess.run([sys.executable, "-m", "pipeline", *command], stderr=subprocess.DEVNULL, check=False)
+    give_up_s = time.monotonic() + _STORED_S
+    while time.monotonic() < give_up_s and not _is_rated(reader):
+        time.sleep(0.5)
+    for row in quality_queries.figures(reader):
+        _print(
+            f"  {row['calls']} calls with a known quality: R {row['r_p5']:.1f} for the worst twentieth of the "
+            f"directions, {row['r_p50']:.1f} in the middle; loss up to {row['loss_pct_p95']:.1f} % for 95 %."
+        )
+
+
+def _is_rated(reader: Reader) -> bool:
+    """CDRs and reports are taken in, each by a job of its own."""
+    found = reader.query(
+        "SELECT count(DISTINCT source) AS sources FROM leg_quality WHERE call_id IS NOT NULL"
+    )
+    return bool(found["sources"][0].as_py() == 2)
+
+
+def _try_next() -> None:
     here = os.path.relpath(Path(sys.executable).parent / "hepduck")
     _say("Try next:")
     for command in (
         f"{here} findings --store {STORE}",
-        f"{here} call {findings[0]['call_id'] if findings else 'CALL_ID'} --raw --store {STORE}",
+        f"{here} calls state:ghost,poor --store {STORE}",
+        f"{here} quality --worst 5 --store {STORE}",
         f"{here} sql 'SELECT method, status, count(*) FROM sip GROUP BY ALL' --store {STORE}",
         f"{here} sql --attach --store {STORE}      # the lines for your own DuckDB",
         f"{here} actions                               # and how to arm the fake call: README.md",
