@@ -47,7 +47,7 @@ _HELP: Final = {
     "ring_ms": "First 18x to the answer or the end",
     "talk_ms": "Answer to BYE",
     "r_factor": "R factor of the worst direction (ITU-T G.107)",
-    "mos": "MOS of the worst direction; with ~ made by a stand-in for the codec. The call's page tells by which method.",
+    "mos": "MOS of the worst direction; ~: rated by a stand-in for the codec. Its page tells the method.",
     "loss_pct": "Packet loss of the worst direction",
     "trunk": "Of the CDR; without one the switch's endpoint",
 }
