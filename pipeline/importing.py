@@ -17,6 +17,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
+
 from pipeline.assemble import detectors_of
 from pipeline.decode import WEIRD_HEAD_BYTES, Decoder
 from pipeline.engine.commands import Finding
@@ -33,7 +35,7 @@ from pipeline.protocols.redact import Redactor
 from pipeline.quality.refresh import Refresher
 from pipeline.recall import recall
 from pipeline.settings import Settings
-from pipeline.store.bulk import BulkStore, Load, TakenIds
+from pipeline.store.bulk import Load, TakenIds, stored_rows
 from pipeline.store.writer import Writer
 
 ROWS_AT_ONCE: Final = 20_000
@@ -92,7 +94,7 @@ class Importer:
         self._redactor = Redactor(settings.store.redact)
         detectors_of(settings)  # what is wrong with the configuration is said before the store is touched
         try:
-            self._store = BulkStore(settings.store.path, self._node, settings.store.writer)
+            self._writer = Writer(settings.store.path, settings.node, settings.store.writer)
         except StoreError as error:
             raise StoreError(
                 f"{error}: stop it first, import into another store (--store), or play the file at it with "
@@ -103,7 +105,7 @@ class Importer:
     def import_file(self, path: Path, progress: Progress = lambda _read, _all: None) -> Imported:
         """Import one file, or say when that was done. Raises CaptureError for what is no capture, or when the
         beginning of it was imported before."""
-        known = self._store.rows("SELECT bytes, sha256, recorded_at FROM imported_file")
+        known = stored_rows(self._writer, "SELECT bytes, sha256, recorded_at FROM imported_file")
         content, begins = content_of(path, {size for size, _, _ in known})
         for size, sha256, when in known:
             if (size, sha256) == (content.bytes, content.sha256):
@@ -113,8 +115,8 @@ class Importer:
                     f"{path} has grown since it was imported at {when:%Y-%m-%d %H:%M:%S} UTC: those {size} bytes "
                     "are stored; import what is new as a file of its own"
                 )
-        with self._store.load(content.sha256[:16]) as load:
-            run = _Run(self._settings, self._store, self._node, self._redactor, load, path)
+        with Load(self._writer, self._node, content.sha256[:16]) as load:
+            run = _Run(self._settings, _Heard(self._node, self._writer), self._redactor, load, path)
             done = run.read(content, progress)
             load.add("imported_file", [_file_row(done, content, path)])
             load.commit()
@@ -123,13 +125,13 @@ class Importer:
 
     def close(self) -> None:
         """Bring quality up to date with what was imported, and let others write."""
-        self._store.close()
-        if not self._stored_any:
-            return
-        with Writer(self._settings.store.path, self._settings.node, self._settings.store.writer) as writer:
-            writer.merge(_MERGE_BELOW_BYTES)  # many small files slow readers
-            if self._settings.quality.enabled:
-                Refresher(writer, self._settings.quality).run()
+        try:
+            if self._stored_any:
+                self._writer.merge(_MERGE_BELOW_BYTES)  # many small files slow readers
+                if self._settings.quality.enabled:
+                    Refresher(self._writer, self._settings.quality).run()
+        finally:
+            self._writer.stop()
 
     def __enter__(self) -> Importer:
         return self
@@ -138,25 +140,37 @@ class Importer:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """The store as `recall` looks at it: with what was imported earlier, and not with what the tap heard."""
+
+    node: str
+    writer: Writer
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        return self.writer.cursor()
+
+
 class _Run:
     """One file on its way in."""
 
     def __init__(
         self,
         settings: Settings,
-        store: BulkStore,
-        node: str,
+        heard: _Heard,
         redactor: Redactor,
         load: Load,
         path: Path,
     ) -> None:
         self._settings = settings
-        self._store = store
-        self._node = node
+        self._heard = heard
+        self._node = heard.node
         self._redactor = redactor
         self._load = load
         self._engine = Engine(detectors_of(settings), settings.engine)
-        self._decoder = Decoder(node, self._engine.interest, is_taken=TakenIds(store), redactor=redactor)
+        self._decoder = Decoder(
+            heard.node, self._engine.interest, is_taken=TakenIds(heard.writer), redactor=redactor
+        )
         self._known: set[str] = set()  # findings that are stored
         self._weird: list[dict[str, Any]] = []
         self._findings: list[dict[str, Any]] = []
@@ -191,9 +205,10 @@ class _Run:
         """Calls that an earlier file begins and this one ends are one."""
         how, now = self._settings.engine, at(first_us)
         assert now is not None
-        recall(self._engine, self._store, now=now, lookback=how.recall, most=how.recall_messages, before=now)
+        recall(self._engine, self._heard, now=now, lookback=how.recall, most=how.recall_messages, before=now)
         self._engine.state.changed_calls.clear()
-        found = self._store.rows("SELECT finding_id FROM finding WHERE ts >= ?", [now - _FINDINGS_KNOWN])
+        asked = "SELECT finding_id FROM finding WHERE ts >= ?"
+        found = stored_rows(self._heard.writer, asked, [now - _FINDINGS_KNOWN])
         self._known = {finding_id for (finding_id,) in found}
 
     def _raised(self, findings: Iterable[Finding]) -> None:

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -182,6 +183,27 @@ class Writer:
         with self._committing:
             yield
 
+    def register(self, batch_id: str, files: Mapping[str, Sequence[Path]]) -> None:
+        """Make Parquet files that were written beside the queue (see `store.bulk`) part of the store, all or none.
+
+        Raises StoreError.
+        """
+        catalog = self._catalog
+        if catalog is None:
+            raise StoreError("the store is closed, or being opened again after an error")
+        with self._committing:
+            try:
+                catalog.register(batch_id, files)
+            except duckdb.Error as error:
+                if not catalog.has_committed(batch_id):
+                    raise StoreError(f"cannot store what was read: {error}") from error
+
+    def commit_time(self) -> datetime:
+        """A time for `recorded_at`: strictly rising, so that the latest of several states is always known."""
+        with self._changed:
+            self._recorded_at = max(datetime.now(UTC), self._recorded_at + timedelta(microseconds=1))
+            return self._recorded_at
+
     @property
     def stopping(self) -> bool:
         """True once `stop` was called: upkeep ends soon then."""
@@ -292,11 +314,10 @@ class Writer:
             return
         if self._catalog is None:
             self._catalog = self._open()
-        # Strictly rising, so that the latest of several states is always known.
-        self._recorded_at = max(datetime.now(UTC), self._recorded_at + timedelta(microseconds=1))
+        recorded_at = self.commit_time()
         try:
             with self._committing:
-                self._catalog.commit(batch.batch_id, batch.tables, self._recorded_at, again=batch.failed)
+                self._catalog.commit(batch.batch_id, batch.tables, recorded_at, again=batch.failed)
         except (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException):
             broken, self._catalog = self._catalog, None  # DuckDB refuses all further work on it
             broken.close()
