@@ -90,12 +90,12 @@ def recall(
     with closing(writer.cursor()) as cursor:
         cursor.execute("USE lake")
         trusted = {name for (name,) in cursor.execute("SELECT agent FROM agent WHERE trusted").fetchall()}
-        known = {
-            found
-            for (found,) in cursor.execute(
-                "SELECT finding_id FROM finding WHERE ts >= $oldest", {"oldest": asked["oldest"]}
-            ).fetchall()
-        }
+        known = cursor.execute(
+            "SELECT kind, identifier, epoch_us(ts) FROM finding WHERE ts BETWEEN $oldest AND $now",
+            {"oldest": asked["oldest"], "now": now},
+        ).fetchall()
+        for kind, identifier, raised_us in known:  # also what is only decided once the tap listens again
+            engine.remember_raised(kind, identifier, raised_us)
         for row in _rows(cursor, asked):
             event = stored_event(row, trusted)
             if event is None:
@@ -112,7 +112,7 @@ def recall(
         log.info("remembered", messages=messages, calls=calls, devices=devices, took_ms=took_ms)
     if messages == most:
         log.warning("the store holds more than is remembered: see engine.recall_messages", messages=most)
-    return [finding for finding in findings if finding.finding_id not in known]
+    return findings
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, asked: Row) -> Iterator[Row]:

@@ -141,4 +141,5 @@ def test_what_is_remembered_has_bounds(writer: Writer) -> None:
     assert not tap.engine.state.calls
     tap.restart(last_us)
     assert tap.engine.state.calls
+    tap.end()
     assert len(tap.findings) == 1, "and nothing is found twice"

@@ -125,6 +125,10 @@ class Engine:
                 _tell(self._onlookers, detector)
         return [name for name, detector in self._detectors.items() if detector is not before.get(name)]
 
+    def remember_raised(self, kind: str, identifier: str, ts_us: int) -> None:
+        """A finding of before our time: it is not raised again as long as it suppresses itself."""
+        self._raised[kind, identifier] = max(ts_us, self._raised.get((kind, identifier), ts_us))
+
     def handle(self, events: Iterable[SipEvent], arrival_us: int) -> list[Finding]:
         """Events in the order of their arrival, all arrived by `arrival_us`."""
         findings: list[Finding] = []
