@@ -115,12 +115,20 @@ class BadKey(NamedTuple):
 
 
 @dataclass(slots=True)
+class Refused:
+    """How often, and when last (arrival time)."""
+
+    count: int = 0
+    last_us: int = 0
+
+
+@dataclass(slots=True)
 class Counts:
     """Messages by fate so far. A datagram that holds several counts as many."""
 
     unpacked: int = 0  # messages beyond the first of their datagram
     rejected: Counter[str] = field(default_factory=Counter)
-    bad_keys: Counter[BadKey] = field(default_factory=Counter)  # who is rejected for `bad_key`
+    bad_keys: dict[BadKey, Refused] = field(default_factory=dict)  # who is rejected for `bad_key`
     weird: Counter[str] = field(default_factory=Counter)
     defects: Counter[str] = field(default_factory=Counter)  # of messages that were stored all the same
     messages: Counter[tuple[str, str]] = field(default_factory=Counter)  # method, status class or "request"
@@ -187,7 +195,9 @@ class Decoder:
         who = BadKey(datagram.agent_addr, packet.version, packet.auth_key is not None)
         if who not in self.counts.bad_keys and len(self.counts.bad_keys) >= MAX_AGENTS:
             who = BadKey(OTHERS, *who[1:])
-        self.counts.bad_keys[who] += 1
+        refused = self.counts.bad_keys.setdefault(who, Refused())
+        refused.count += 1
+        refused.last_us = datagram.arrival_us
 
     def take(self) -> dict[str, pa.Table]:
         """The rows since the last call, as one Arrow table for each table of the store that got any."""

@@ -334,7 +334,8 @@ class Service:
             rejected=rejected.total(),
             rejected_by_reason=dict(rejected),
             bad_keys=[
-                {**who._asdict(), "count": count} for who, count in self.decoder.counts.bad_keys.items()
+                {**who._asdict(), "count": refused.count, "last_us": refused.last_us}
+                for who, refused in self.decoder.counts.bad_keys.items()
             ],
             dropped_by_reason=dropped,
             queued=queue["depth"] + self.decoder.pending + self.outbox.handed_over - stored - lost,

@@ -43,7 +43,7 @@ class Status:
     stored: int
     rejected: int
     rejected_by_reason: dict[str, int]
-    bad_keys: list[dict[str, Any]]  # of these `bad_key`: `pipeline.decode.BadKey` with a count
+    bad_keys: list[dict[str, Any]]  # of these `bad_key`: `pipeline.decode.BadKey` and `Refused`
     dropped_by_reason: dict[str, int]
     queued: int
     weird: dict[str, int]
