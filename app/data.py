@@ -47,6 +47,10 @@ def _opened(path: str) -> Store:
 def _answer(question: tuple[str, str, dict[str, Any]], _function: Callable[..., Any]) -> Any:
     _, path, arguments = question
     found = _function(**arguments, store=_opened(path))
-    if isinstance(found, pd.DataFrame) and settings().app.mask_numbers:
-        return mask_frame(found)
-    return found
+    return _masked(found) if settings().app.mask_numbers else found
+
+
+def _masked(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {name: _masked(each) for name, each in found.items()}
+    return mask_frame(found) if isinstance(found, pd.DataFrame) else found

@@ -50,7 +50,7 @@ def findings(
     | column | |
     |---|---|
     | `ts`, `kind`, `severity`, `node`, `finding_id` | when it was decided (UTC), and by whom |
-    | `call_id`, `aor`, `caller`, `caller_display` | the lost call; the account of the phone |
+    | `call_id`, `aor`, `caller`, `from_display` | the lost call; the account of the phone |
     | `device`, `target`, `user_agent` | the phone: +sip.instance or address; where it registered from |
     | `outcome`, `late_ms` | how the call had ended; from then to the phone's REGISTER |
     | `invite_ts`, `outcome_ts`, `register_ts` | the three times |

@@ -53,7 +53,7 @@ def findings(
             ORDER BY ts DESC, finding_id LIMIT $limit OFFSET $offset
         ), {_DONE}
         SELECT p.ts, p.kind, p.call_id, p.aor, p.evidence->>'caller_user' AS caller,
-            p.evidence->>'caller_display' AS caller_display, p.target, p.evidence->>'device' AS device,
+            p.evidence->>'caller_display' AS from_display, p.target, p.evidence->>'device' AS device,
             p.evidence->>'user_agent' AS user_agent, p.outcome, p.late_ms,
             make_timestamptz((p.evidence->>'invite_us')::BIGINT) AS invite_ts,
             make_timestamptz((p.evidence->>'outcome_us')::BIGINT) AS outcome_ts,
