@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filled import LISTED
+from filled import LISTED, Run, run_in_process  # noqa: F401 - a fixture
 from pydantic import BaseModel
 from recordings import PATHS, load
 from tap import RunningTap, call_id_of, environment, ghost_call, hepduck
 
 from detectors.actions.fake_call import FakeCall
 from detectors.late_register import LateRegisterSettings
+from pipeline.cli.pages import pages
 from pipeline.settings import Settings
+from pipeline.store.search import KEYS as KEYS_OF_SEARCHES
+from pipeline.store.search import STATES
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
@@ -106,7 +109,7 @@ def commands_in(text: str) -> Iterator[tuple[str, list[str]]]:
         yield name, re.findall(r"(?<!\S)(--?[a-z][-a-z]*)", " ".join(words[1:]), re.IGNORECASE)
 
 
-def test_commands_of_the_documents(tmp_path: Path) -> None:
+def test_commands_of_the_documents(tmp_path: Path, run_here: Run) -> None:
     """They are there, with the options that they are shown with."""
     shown: dict[str, set[str]] = {}
     for document in DOCUMENTS:
@@ -116,9 +119,25 @@ def test_commands_of_the_documents(tmp_path: Path) -> None:
     for name, options in shown.items():
         assert name in LISTED, f"there is no `hepduck {name}`"
         if options:
-            text = hepduck(*name.split(), "--help", cwd=tmp_path).stdout
+            text = run_here(*name.split(), "--help", cwd=tmp_path).stdout
             for option in options:
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), f"hepduck {name} has no {option}"
+
+
+def test_pages_of_the_commands() -> None:
+    """Each command has one, made of its own help, with two examples: `make docs` writes them."""
+    written = {path.name: path.read_text() for path in (ROOT / "docs" / "commands").iterdir()}
+    made = pages()
+    assert sorted(written) == sorted(made)
+    assert [name for name, text in made.items() if written[name] != text] == []
+    for command in LISTED:
+        text = written[f"{command.replace(' ', '-')}.md"]
+        assert text.startswith(f"# hepduck {command}\n")
+        (examples,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        assert len(re.findall(rf"^hepduck {command}\b", examples, re.MULTILINE)) == 2
+        assert f"]({command.replace(' ', '-')}.md)" in written["README.md"]
+    for name in (*KEYS_OF_SEARCHES, *STATES):
+        assert f"| `{name}` |" in written["search.md"]
 
 
 def test_targets_of_the_documents() -> None:

@@ -60,8 +60,8 @@ Data goes to stdout, talk to stderr. Exit codes: 0 ok, 1 failure, 2 usage or con
 `--fail-on-findings`), 130 interrupted. `--json` is one object a line, times in ISO 8601; `--csv` has a header line.
 Times are given as `1h` (that long ago) or as ISO 8601, in `--zone`, and shown in it.
 
-How calls and messages are searched: [search](search.md). Completion of commands and options:
-`hepduck --install-completion`, or `hepduck --show-completion >> ~/.bashrc` where that should be seen first.
+How calls and messages are searched: [search](search.md). `--install-completion` lets the shell in use complete
+commands and options, `--show-completion` prints what it would install.
 """
 
 
