@@ -38,7 +38,7 @@ from pipeline.settings import Settings
 from pipeline.store.bulk import Load, TakenIds, stored_rows
 from pipeline.store.writer import Writer
 
-ROWS_AT_ONCE: Final = 20_000
+ROWS_AT_ONCE: Final = 10_000
 _MERGE_BELOW_BYTES: Final = 16 << 20
 _STEP_BACK_US: Final = 60_000_000
 _FINDINGS_KNOWN: Final = timedelta(days=1)  # before the file begins
