@@ -38,6 +38,7 @@ LABELS: Final = {
 """Columns, and their headings."""
 
 SORTABLE: Final = frozenset(LABELS) - {"remarks"}
+PAGE_ROWS = 50
 MOST_EXPORTED: Final = 500_000
 
 _RIGHT: Final = frozenset({"pdd_ms", "ring_ms", "talk_ms", "r_factor", "mos", "loss_pct"})

@@ -18,6 +18,8 @@ RANGES: Final = {
 }
 ALL, ABSOLUTE, DEFAULT = "all", "from-to", "24h"
 BROWSER: Final = "browser"
+_EARLIEST: Final = datetime(2000, 1, 1)  # noqa: DTZ001  the widgets know no zones
+_LATEST: Final = datetime(2100, 1, 1)  # noqa: DTZ001
 _STEP_S: Final = 10  # a relative range moves on in such steps, so that answers can be kept
 
 
@@ -85,15 +87,27 @@ def _absolute(zone: ZoneInfo) -> Frame:
     """From and until as the reader's own clock shows them: the widgets know no zones."""
     today = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     with st.container(horizontal=True, vertical_alignment="bottom", key="frame_from_to"):
-        since = st.datetime_input("From", today, key="from", bind="query-params", step=60, width=220)
-        until = st.datetime_input(
-            "Until", today + timedelta(days=1), key="until", bind="query-params", step=60, width=220
-        )
+        since = _moment("From", today, "from")
+        until = _moment("Until", today + timedelta(days=1), "until")
     if since >= until:
         st.warning("**From** must be before **Until**.")
         st.stop()
     words = f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, {zone.key}"
     return Frame(since.replace(tzinfo=zone), until.replace(tzinfo=zone), zone, words)
+
+
+def _moment(label: str, default: datetime, key: str) -> datetime:
+    chosen: datetime = st.datetime_input(
+        label,
+        default,
+        min_value=_EARLIEST,
+        max_value=_LATEST,
+        key=key,
+        bind="query-params",
+        step=60,
+        width=220,
+    )
+    return chosen
 
 
 def _settle_zone() -> None:

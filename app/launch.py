@@ -30,6 +30,7 @@ _STREAMLIT: Final[dict[str, Any]] = {
     "client.disableDataExport": True,  # it gives cells as they are, and a spreadsheet takes some for formulas
     "client.showErrorLinks": False,
     "client.toolbarMode": "viewer",
+    "global.disableWidgetStateDuplicationWarning": True,  # a new search goes back to page 1
     "runner.magicEnabled": False,
     "server.fileWatcherType": "none",
     "server.headless": True,

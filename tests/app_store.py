@@ -36,6 +36,7 @@ GHOSTS = ("b", "c")  # a late phone each, and what the rules made of it
 SESSION = "r22-custom-legacy"  # the smallest of Asterisk's
 HOSTILE_CALL = "<script>alert(1)</script>@sip.test"
 LONG_HEADER_BYTES = 60_000
+NUMBERS_CALL = "numbers@sip.test"  # from 15551234567 to 004930123456
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def filled_app_store(tmp_path_factory: pytest.TempPathFactory) -> AppStore:
     with tap:
         tap.send(heard)
         with tap.connected("udp") as sock:
-            for message in hostile_messages():
+            for message in (*hostile_messages(), numbers_message()):
                 sock.send(hep3(message))
             sock.send(b"\x01 no HEP at all")
         tap.wait_for(
@@ -104,15 +105,24 @@ def hostile_messages() -> Iterator[bytes]:
     yield sip("SIP/2.0 486 <b>Busy</b>\x1b[2J", HOSTILE_CALL, cseq="1 INVITE", to_tag="b1")
 
 
+def numbers_message() -> bytes:
+    """An INVITE from a telephone number to another."""
+    message = sip("INVITE sip:004930123456@sip.test SIP/2.0", NUMBERS_CALL)
+    return message.replace(b"<sip:alice@", b'"15551234567" <sip:15551234567@').replace(
+        b"bob", b"004930123456"
+    )
+
+
 @contextmanager
-def reading(store: Path) -> Iterator[None]:
-    """The app of this process reads `store`."""
+def reading(store: Path, **overrides: object) -> Iterator[None]:
+    """The app of this process reads `store`; `overrides` are settings of `[app]`."""
     import streamlit as st  # noqa: PLC0415  half a second for tests that need no app
 
     from app.config import configure  # noqa: PLC0415
     from pipeline.settings import load  # noqa: PLC0415
 
-    configure(load(overrides={"store.path": str(store)}, no_file=True)[0])
+    chosen = {"store.path": str(store), **{f"app.{name}": value for name, value in overrides.items()}}
+    configure(load(overrides=chosen, no_file=True)[0])
     try:
         yield
     finally:
@@ -137,11 +147,24 @@ class App:
         self.test = AppTest.from_file(MAIN, default_timeout=20)
         self.test.context = {"timezone": "UTC"}
         self.test.query_params.update({"range": "all", **query})
+        if page and page != "calls":
+            self.test.switch_page(
+                f"views/{page}.py"
+            )  # pages have the names of their files, so no run is needed first
         self.run()
-        if page:
-            self.test.switch_page(f"views/{page}.py")
-            self.test.query_params.update({"range": "all", **query})
-            self.run()
+
+    @property
+    def ids(self) -> list[str]:
+        """Call-IDs in the table of calls, from the top."""
+        return list(self.test.dataframe(key="calls_table").value["call_id"])
+
+    def said(self) -> str:
+        """All that the page says as Markdown."""
+        return "\n".join(element.value for element in self.test.markdown)
+
+    def html(self) -> str:
+        """All that the page says as HTML."""
+        return "\n".join(element.proto.body for element in self.test.get("html"))
 
     def run(self) -> App:
         """Run the script; no page may raise."""

@@ -22,7 +22,6 @@ PRESETS: Final = {
     "no RTP": "no_rtp",
     "poor quality": "poor",
 }
-_PAGE_ROWS: Final = 50
 _NEWEST: Final = "-first_ts"
 _TABLE: Final = "calls_table"
 
@@ -36,10 +35,10 @@ def main() -> None:
             if not found:
                 _nothing(search, seen)
                 return
-            page = _page(math.ceil(found / _PAGE_ROWS))
-            first = (page - 1) * _PAGE_ROWS
+            page = _page(math.ceil(found / calls_table.PAGE_ROWS))
+            first = (page - 1) * calls_table.PAGE_ROWS
             calls: pd.DataFrame = data.ask(
-                api.calls, search=search, sort=sort, limit=_PAGE_ROWS, offset=first, **seen.range
+                api.calls, search=search, sort=sort, limit=calls_table.PAGE_ROWS, offset=first, **seen.range
             )
     except SearchError as error:
         st.error(f"{look.plain(error.why)}:")
@@ -49,7 +48,7 @@ def main() -> None:
         st.caption(f"**{found:,}** call{'s' * (found > 1)} · {seen.words}")
         _export(search, sort, seen, found)
     _table(calls, sort, seen)
-    st.pagination(math.ceil(found / _PAGE_ROWS), key="page", bind="query-params")
+    st.pagination(math.ceil(found / calls_table.PAGE_ROWS), key="page", bind="query-params")
 
 
 def _search() -> str:
