@@ -6,7 +6,9 @@ One tap hears them all; each scene is a window of its own, with accounts of its 
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +19,13 @@ from typing import Any
 
 import pytest
 from doctor import Said, ask
+from filled import run_in_process  # noqa: F401 - fixture
 from tap import RunningTap, eventually, hep3
 from world.collector import Collector
 from world.kamailio import Kamailio
 from world.parties import Parties
 from world.phone import DESK
+from world.ports import free_port
 
 from pipeline.protocols.hep import decode, encode
 from pipeline.store.lake import Reader
@@ -77,6 +81,11 @@ class Scene:
         eventually(lambda: self._reader.query(asked, {"mark": mark}).to_pylist()[0]["n"], mark)
         return ask(self.tap.store, settings, self._reader, since=self._began, **how)
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The same as words of the command line."""
+        return ("doctor", "--no-config", "--store", str(self.tap.store), "--since", self._began.isoformat())
+
     def said_of_stopped(self) -> Said:
         """What he says once no tap runs any more."""
         return ask(self.tap.store, reader=self._reader, since=self._began)
@@ -108,8 +117,8 @@ def scene(tap: RunningTap, reader: Reader, tmp_path: Path) -> Iterator[Scene]:
 # -- nothing is wrong -------------------------------------------------------------------------------------
 
 
-def test_a_right_mirror(scene, certificate):
-    """UDP, TCP, TLS and IPv6; lost, answered and busy calls; a desk phone."""
+def test_a_right_mirror(scene, certificate, run_here):
+    """UDP, TCP, TLS and IPv6; lost, answered and busy calls; a desk phone; another proxy on the same machine."""
     parties = scene.kamailio(certificate=certificate, also=("::1",))
     late = scene.account()
     parties.given_up_call(late)
@@ -127,17 +136,16 @@ def test_a_right_mirror(scene, certificate):
     assert answered.wait() == 0, answered.explain()
     for phone, caller in zip(rung, callers, strict=True):
         assert phone.wait_for("ACK", caller.call_id)
+    scene.traffic(scene.kamailio(HEPDUCK_CAPTURE_ID=2002))
     said = scene.said()
     assert said.complaints == set(), said
     assert said["hops"].numbers["hops"] == ["tcp/IPv4", "tls/IPv4", "udp/IPv4", "udp/IPv6"]
     assert "dry run" in said["arming"].told
-
-
-def test_two_proxies_on_one_machine(scene):
-    """Each with a capture id of its own, as the README says."""
-    for number in (2001, 2002):
-        scene.traffic(scene.kamailio(HEPDUCK_CAPTURE_ID=number))
-    assert scene.said().complaints == set()
+    done = run_here(*scene.command, "--json", cwd=scene.tap.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {row["check"]: row["verdict"] for row in map(json.loads, done.stdout.splitlines())} == {
+        name: diagnosis.verdict for name, diagnosis in said.items()
+    }
 
 
 def test_a_mended_version(scene):
@@ -183,26 +191,16 @@ def test_a_fault(fault, scene):
     assert mend in said.mend(name)
 
 
-LESS = {
-    "trace_sl_acks 1": (
-        {"MIRROR_SL_ACKS": 1},
-        "duplicates",
-        'modparam("siptrace", "trace_sl_acks", 0)',
-    ),
-    "hep_version 2": ({"HEPDUCK_HEP_VERSION": 2}, "hep_version", 'modparam("siptrace", "hep_version", 3)'),
-    "REGISTER skipped": ({"HEPDUCK_SKIP": "OPTIONS|REGISTER"}, "registers", "must not name REGISTER"),
-}
-
-
-@pytest.mark.parametrize("less", LESS)
-def test_what_could_be_better(less, scene):
-    defines, name, mend = LESS[less]
-    parties = scene.kamailio(**defines)
+def test_what_could_be_better(scene):
+    """Nothing is wrong then, though there is something to say."""
+    parties = scene.kamailio(MIRROR_SL_ACKS=1, HEPDUCK_HEP_VERSION=2, HEPDUCK_SKIP="OPTIONS|REGISTER")
     for _ in range(3):
         scene.traffic(parties)
     said = scene.said()
-    assert said.complaints == said.advice == {name}, said
-    assert mend in said.mend(name)
+    assert said.complaints == said.advice == {"duplicates", "hep_version", "registers"}, said
+    assert said.mend("duplicates") == 'modparam("siptrace", "trace_sl_acks", 0)'
+    assert 'modparam("siptrace", "hep_version", 3)' in said.mend("hep_version")
+    assert "must not name REGISTER" in said.mend("registers")
 
 
 def test_two_proxies_of_different_versions(scene):
@@ -386,7 +384,7 @@ def test_raw_sip_on_a_stream(own_scene):
     assert "auth_key" in said.mend("trust", "hepduck.toml")
 
 
-def test_losses_and_a_death(own_scene):
+def test_losses_and_a_death(own_scene, run_here):
     scene = own_scene("--set", "tap.receive_buffer_bytes=4096")
     parties = scene.kamailio()
     os.kill(scene.tap.pid, signal.SIGSTOP)
@@ -401,3 +399,30 @@ def test_losses_and_a_death(own_scene):
     dead = scene.said_of_stopped()
     assert "tap" in dead.wrong
     assert "hepduck run --store" in dead.mend("tap", "shell")
+    done = run_here(*scene.command, cwd=scene.tap.folder)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search(r"^WRONG +tap +the tap died.*\n +shell:\n +journalctl", done.stdout, re.MULTILINE)
+
+
+def test_an_armed_tap_that_is_not_let_in(own_scene, start_kamailio, meet):
+    """Its secret is not the proxy's."""
+    port = free_port()
+    kamailio = start_kamailio(defines={"HEPDUCK_URI": f"sip:127.0.0.1:{port}", "HEPDUCK_SECRET": "theirs"})
+    call = {
+        "enabled": "true",
+        "dry_run": "false",
+        "proxy": f"sip:127.0.0.1:{kamailio.port}",
+        "secret": "ours",
+    }
+    options = [word for key, value in call.items() for word in ("--set", f"actions.fake_call.{key}={value}")]
+    scene = own_scene(*options, listen=[f"udp:127.0.0.1:{port}"])
+    parties, late = meet(kamailio), scene.account()
+    parties.given_up_call(late)
+    parties.registered(late)
+    scene.tap.wait_for(
+        lambda status: any(row["action"] == "fake_call" for row in status["actions"]), "a call"
+    )
+    said = scene.said()
+    assert said.complaints == said.wrong == {"compensating_call"}, said
+    assert "HEPDUCK_SECRET" in said.mend("compensating_call")
+    assert said["arming"].told.startswith("ARMED: fake_call; 1 findings")

@@ -44,5 +44,7 @@ def _judge(check: Check, look: Look) -> Diagnosis:
         return cannot_tell("the store holds no message")
     try:
         return check.judge(look)
+    except KeyError as error:
+        return cannot_tell(f"the check failed: status.json, of another version, lacks {error}")
     except (duckdb.Error, HepduckError) as error:  # the others may still know
         return cannot_tell(f"the check failed: {str(error).splitlines()[0]}")

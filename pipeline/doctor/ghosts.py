@@ -45,19 +45,23 @@ _CALLS = f"""
     ),
     first AS (
         SELECT call_id, arg_min(ruri_user, ts) AS ruri_user, arg_min(ruri_host, ts) AS ruri_host,
-            arg_min(to_user, ts) AS to_user, arg_min(to_host, ts) AS to_host, arg_min(dst_ip, ts) AS proxy_ip
+            arg_min(to_user, ts) AS to_user, arg_min(to_host, ts) AS to_host
         FROM invite GROUP BY call_id
+    ),
+    sent_on AS (
+        SELECT * FROM invite SEMI JOIN (SELECT call_id, dst_ip AS src_ip FROM invite) USING (call_id, src_ip)
     )
-    SELECT f.call_id, f.ruri_user, f.ruri_host, f.to_user, f.to_host, i.dst_ip, i.dst_port,
-        i.ruri_user AS sent_user
-    FROM first f LEFT JOIN invite i ON i.call_id = f.call_id AND i.src_ip = f.proxy_ip"""
+    SELECT f.call_id, f.ruri_user, f.ruri_host, f.to_user, f.to_host, s.dst_ip, s.dst_port,
+        s.ruri_user AS sent_user
+    FROM first f LEFT JOIN sent_on s USING (call_id)"""
 
 
 @check("sip, registration")
 def aliases(look: Look) -> Diagnosis:
     """Is every callee an account that registers? A number that the proxy rewrites needs an alias.
 
-    It is proven where a call to the number was sent on to the address that an account's phone registered from.
+    It is proven where calls to the number were sent on to the address that one account's phone registered from. A
+    number that rings several accounts has no alias.
     """
     detector = look.late_register
     if detector is None:
@@ -65,40 +69,35 @@ def aliases(look: Look) -> Diagnosis:
     accounts = _Accounts(look, detector)
     if not accounts.known:
         return cannot_tell("nobody registered")
-    proven: Counter[tuple[str, str]] = Counter()
+    rung: dict[str, dict[str, set[str]]] = {}  # number -> account -> calls
     calls: set[str] = set()
     for row in look.rows(_CALLS):
-        keys = _keys(row)
         calls.add(row["call_id"])
-        if not keys or any(accounts.has(key) for key in keys):
-            continue
-        account = accounts.at(row["dst_ip"], row["dst_port"], row["sent_user"])
-        if account is not None:
-            proven[keys[0], account] += 1
+        keys = _keys(row)
+        if keys and not any(accounts.has(key) for key in keys):
+            account = accounts.at(row["dst_ip"], row["dst_port"], row["sent_user"])
+            if account is not None:
+                rung.setdefault(keys[0], {}).setdefault(account, set()).add(row["call_id"])
     if not calls:
         return cannot_tell("no call came")
+    proven = {number: next(iter(rings.items())) for number, rings in rung.items() if len(rings) == 1}
     if not proven:
         return ok(f"{len(calls)} calls: no number that only the proxy knows the account of", calls=len(calls))
-    told = ", ".join(
-        f"{count} to {key} ring {account}" for (key, account), count in proven.most_common(_SHOWN)
-    )
-    table = dict(pair for pair, _ in proven.most_common())
-    if all(key.partition("@")[0] == account.partition("@")[0] for key, account in proven):
-        mend = lines(
-            HEPDUCK, "[detectors.late_register]", 'match = "user"    # where all domains share their users'
-        )
+    table = {number: account for number, (account, _) in sorted(proven.items())}
+    most = sorted(proven.items(), key=lambda item: -len(item[1][1]))[:_SHOWN]
+    told = ", ".join(f"{len(ids)} to {number} ring {account}" for number, (account, ids) in most)
+    written: tuple[str, ...]
+    if all(number.partition("@")[0] == account.partition("@")[0] for number, account in table.items()):
+        written = ("[detectors.late_register]", 'match = "user"    # where all domains share their users')
     else:
-        mend = lines(
-            HEPDUCK,
-            "[detectors.late_register.aliases]",
-            *(f"{json.dumps(key)} = {json.dumps(account)}" for key, account in sorted(table.items())),
-        )
-    judged = wrong if any(account in accounts.woken for _, account in proven) else advice
+        entries = (f"{json.dumps(number)} = {json.dumps(account)}" for number, account in table.items())
+        written = ("[detectors.late_register.aliases]", *entries)
+    judged = wrong if any(account in accounts.woken for account in table.values()) else advice
     return judged(
         f"callees that match no account: of {len(calls)} calls {told}; their ghost calls are not found",
-        mend,
+        lines(HEPDUCK, *written),
         aliases=table,
-        calls=proven.total(),
+        calls=sum(len(ids) for _, ids in proven.values()),
     )
 
 

@@ -56,7 +56,8 @@ def raw_sip(look: Look) -> Diagnosis:
     if skipped := _skipped(look):
         told = [f"{count} bytes on {name}" for name, count in skipped.items()]
         return wrong(
-            f"not HEP version 3: {', '.join(told)}; on a stream raw SIP and older versions cannot be read",
+            f"not HEP version 3, since the tap started: {', '.join(told)}; on a stream raw SIP and older versions"
+            " cannot be read",
             lines(KAMAILIO, _CORE_MIRROR, 'modparam("siptrace", "hep_version", 3)'),
             skipped_bytes=sum(skipped.values()),
         )

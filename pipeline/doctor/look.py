@@ -77,7 +77,7 @@ class Look:
     @cached_property
     def armed(self) -> list[str]:
         """The actions that may act, as the running tap was started; else as the configuration says."""
-        if self.status and "plugins" in self.status:
+        if self.status:
             return [p["name"] for p in self.status["plugins"] if p["state"] == "ARMED"]
         return [name for name, a in actions_of(self.settings).items() if a.live and a.touches_world]
 

@@ -19,6 +19,7 @@ from pipeline.doctor.diagnosis import (
     wrong,
 )
 from pipeline.doctor.look import Look
+from pipeline.engine.actions import OWN_TAG_PREFIX
 from pipeline.engine.calls import MADE_BY_EDGE
 from pipeline.store.queries import Row
 
@@ -160,9 +161,9 @@ def _methods(rows: Iterable[Row]) -> list[str]:
 
 # A proxy that stays in the path says so in Record-Route. So the INVITE that it relayed is its own when the header
 # names where it comes from, and a reply was relayed by it when the header names who sends it (RFC 3261 16.6, 16.7).
-_RELAYED = r"""
+_RELAYED = rf"""
     WITH invite AS (
-        SELECT call_id, status, to_tag, src_ip, dst_ip, contact, transport, received_at,
+        SELECT call_id, status, from_tag, to_tag, src_ip, dst_ip, contact, transport, received_at,
             regexp_extract(payload::VARCHAR, '(?i)\\x0ARecord-Route *:([^\\]*)', 1) AS record_route
         FROM sip WHERE method = 'INVITE' AND received_at >= $since - INTERVAL 5 MINUTE
     ),
@@ -173,6 +174,7 @@ _RELAYED = r"""
         WHERE regexp_matches(record_route, '(^|[^0-9.])' || regexp_escape(src_ip) || '($|[^0-9.])')
             AND received_at >= $since
             AND (status BETWEEN 101 AND 299 OR (status IS NULL AND to_tag IS NULL))
+            AND NOT starts_with(coalesce(from_tag, ''), '{OWN_TAG_PREFIX}')
         GROUP BY ALL
     )
     SELECT own, count(*) AS calls,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.doctor.diagnosis import (
     ok,
     wrong,
 )
-from pipeline.doctor.look import Look, utc
+from pipeline.doctor.look import WINDOW, Look, utc
 
 QUIET_S = 300  # a mirror that says nothing for so long is broken, or its proxy is
 WARMING_UP_S = 60
@@ -42,7 +43,7 @@ def tap(look: Look) -> Diagnosis:
 
 @check("status.json", needs="status")
 def silence(look: Look) -> Diagnosis:
-    """Does anything arrive? A running tap that hears nothing for 5 minutes is not spoken to."""
+    """Does anything arrive? A running tap is spoken to all 5 minutes, or twice as long as it was silent today."""
     status = _status(look)
     if not look.runs:
         return cannot_tell("the tap does not run")
@@ -51,7 +52,7 @@ def silence(look: Look) -> Diagnosis:
     quiet_s = _up_s(look) if last_us is None else (look.now - utc(last_us)).total_seconds()
     if heard and last_us is None:
         return ok(f"{heard} datagrams came, and were turned away", datagrams=heard)
-    if quiet_s < (QUIET_S if last_us else WARMING_UP_S):
+    if quiet_s < (max(QUIET_S, 2 * _usual_silence_s(look)) if last_us else WARMING_UP_S):
         if last_us is None:
             return cannot_tell(f"nothing came yet; the tap has run for {_length(quiet_s)}")
         return ok(f"the last message came {_length(quiet_s)} ago", quiet_s=round(quiet_s))
@@ -97,13 +98,19 @@ def senders(look: Look) -> Diagnosis:
     if not told:
         return ok("nobody was turned away")
     nothing_else = not _status(look)["stored"]
-    return (wrong if nothing_else else advice)(f"turned away: {', '.join(told)}", *mends, **reasons)
+    return (wrong if nothing_else else advice)(
+        f"turned away since the tap started: {', '.join(told)}", *mends, **reasons
+    )
 
 
 @check("status.json", needs="status")
 def key(look: Look) -> Diagnosis:
-    """Do all agents send the key that `tap.auth_key` asks for? Only HEP version 3 can carry one."""
-    refused = _status(look).get("bad_keys", [])
+    """Do all agents send the key that `tap.auth_key` asks for? Only HEP version 3 can carry one.
+
+    Rejections from before the window do not count.
+    """
+    begin = look.since if look.until else look.now - WINDOW
+    refused = [who for who in _status(look)["bad_keys"] if utc(who["last_us"]) >= begin]
     if not refused:
         return ok("no packet was rejected for its key")
     told, mend = [], []
@@ -127,7 +134,7 @@ def key(look: Look) -> Diagnosis:
 @check("status.json", needs="status")
 def receive_buffer(look: Look) -> Diagnosis:
     """Did the system grant the receive buffers that were asked for? Smaller ones lose bursts."""
-    buffers = _status(look).get("receive_buffers", {})
+    buffers = _status(look)["receive_buffers"]
     if not buffers:
         return ok("no UDP listener")
     small = {name: b for name, b in buffers.items() if b["granted_bytes"] < b["asked_bytes"]}
@@ -180,7 +187,7 @@ def parts(look: Look) -> Diagnosis:
     """Do the tap's own parts work: detectors, jobs, the store?"""
     status = _status(look)
     troubles = [f"detector {name} was switched off after failures" for name in status["detectors_off"]]
-    troubles += [f"job {job['job']}: {job['error']}" for job in status.get("jobs", []) if job["error"]]
+    troubles += [f"job {job['job']}: {job['error']}" for job in status["jobs"] if job["error"]]
     if status["store_error"]:
         troubles.append(f"store: {status['store_error']}")
     if status["rules_dropped"]:
@@ -205,6 +212,17 @@ def _recent_drops(look: Look, total: Counter[str]) -> Counter[str]:
         if row["minute"] >= started.replace(second=0, microsecond=0):
             written.update(shed)
     return +(recent + (total - written))
+
+
+def _usual_silence_s(look: Look) -> float:
+    """The longest silence of the last day, to the minute."""
+    found = look.row(
+        """SELECT max(epoch(minute) - epoch(before)) AS gap_s FROM (
+               SELECT minute, lag(minute) OVER (ORDER BY minute) AS before FROM ingest_minute
+               WHERE received > 0 AND minute >= $from)""",
+        **{"from": look.now - timedelta(days=1)},
+    )
+    return float(found["gap_s"] or 0)
 
 
 def _status(look: Look) -> dict[str, Any]:
