@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STORE ?= hepduck-data
 ARGS ?=
 
-.PHONY: help demo test lint format run bench clean
+.PHONY: help demo test lint format run bench notebooks clean
 
 help:
 	@echo "make demo    recorded ghost calls, found live, and the web app on them (DEMO=stay keeps it running)"
@@ -39,6 +39,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.latency
 
+notebooks: $(VENV)/.notebooks
+	$(BIN)/jupytext --to ipynb notebooks/*.py
+
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "hepduck needs Python 3.11 or newer as $(PYTHON); name another: make PYTHON=python3.12" >&2; exit 1; }
@@ -49,6 +52,10 @@ $(VENV)/.made:
 $(VENV)/.runtime: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing hepduck into $(VENV) ..." >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[app]'
+	@touch $@
+
+$(VENV)/.notebooks: $(VENV)/.runtime
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[app,notebooks]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

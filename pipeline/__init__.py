@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     from pipeline.api.calls import count_calls as count_calls
     from pipeline.api.calls import ladder as ladder
     from pipeline.api.calls import messages as messages
+    from pipeline.api.delays import ghost_rule as ghost_rule
+    from pipeline.api.delays import other_windows as other_windows
+    from pipeline.api.delays import register_delays as register_delays
+    from pipeline.api.delays import replay_stored as replay_stored
     from pipeline.api.files import open_files as open_files
+    from pipeline.api.findings import action_counts as action_counts
+    from pipeline.api.findings import action_states as action_states
+    from pipeline.api.findings import actions as actions
+    from pipeline.api.findings import attempt_words as attempt_words
+    from pipeline.api.findings import finding_kinds as finding_kinds
+    from pipeline.api.findings import finding_totals as finding_totals
+    from pipeline.api.findings import findings as findings
+    from pipeline.api.findings import findings_over_time as findings_over_time
     from pipeline.api.ghost import GhostStory as GhostStory
     from pipeline.api.ghost import ghost_story as ghost_story
     from pipeline.api.live import message_rate as message_rate
@@ -54,7 +66,10 @@ if TYPE_CHECKING:
 # The module of `pipeline.api` -> its names that are public here.
 _NAMES = {
     "calls": "CallLadder call call_states calls count_calls ladder messages",
+    "delays": "ghost_rule other_windows register_delays replay_stored",
     "files": "open_files",
+    "findings": "action_counts action_states actions attempt_words finding_kinds finding_totals findings "
+    "findings_over_time",
     "ghost": "GhostStory ghost_story",
     "live": "message_rate tail",
     "opened": "Store open",
