@@ -1,16 +1,25 @@
 """REGISTERs by hand, as a proxy's mirror would bring them: phones that behave, phones that flap, scanners, storms.
 
-Written as text here (RFC 3261 10), nothing is taken from our own code. Each exchange is a list of HEP3 packets in
-order of time; times are seconds since the epoch.
+The messages are written as text here (RFC 3261 10), none is taken from our own code. Each exchange is a list of HEP3
+packets in order of time; times are seconds since the epoch.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from cdr_recordings import AT_ONCE
 from tap import hep3
+
+from pipeline.decode import Decoder
+from pipeline.engine.engine import Engine
+from pipeline.engine.rows import registration_row
+from pipeline.ingest import Datagram
+from pipeline.store.writer import Writer
 
 PROXY = ("192.0.2.1", 5060)
 PHRASES = {
@@ -95,3 +104,19 @@ def flapping(at: float, phone: Phone, rounds: int, *, every_s: float = 30) -> It
     for number in range(rounds):
         yield from phone.register(at + number * every_s)
         yield from phone.register(at + number * every_s + every_s / 2, expires=0)
+
+
+def fill(store: Path, packets: Iterable[bytes]) -> None:
+    """A store with what a tap makes of the packets, which all arrive now."""
+    engine = Engine([])
+    decoder = Decoder("tap", engine.interest)
+    now_us = time.time_ns() // 1000
+    for packet in packets:
+        engine.handle(decoder.decode([Datagram(now_us, "127.0.0.1", 9060, "udp", True, packet)]), now_us)
+    with Writer(store, "tap", AT_ONCE) as writer:
+        for table, rows in decoder.take().items():
+            assert writer.put(table, rows)
+        made = [
+            registration_row(registration, event, "tap") for registration, event in engine.state.registered
+        ]
+        writer.append("registration", made).result(60)
