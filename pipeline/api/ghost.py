@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.api.calls import call as view_call
 from pipeline.api.opened import Store, current
 from pipeline.callview import CallView
+from pipeline.decode import agent_name
 from pipeline.engine.actions import OWN_TAG_PREFIX
 from pipeline.ladder import message_label
 from pipeline.store import queries
@@ -126,6 +127,8 @@ class GhostStory:
         silent = [f"{row['dst_ip']}:{row['dst_port']}" for row in self._sent_on() if not self._answers(row)]
         if silent:
             return True, f"no answer came from {', '.join(dict.fromkeys(silent))}"
+        if not self._sent_on():
+            return False, "no INVITE was sent on"
         return False, "every INVITE that was sent on was answered"
 
     def _wrong_account(self) -> tuple[bool | None, str]:
@@ -139,9 +142,12 @@ class GhostStory:
         return True, f"{', '.join(sorted(called))} was called, {account} is registered: an alias joins them"
 
     def _skew(self) -> tuple[bool | None, str]:
-        skews = {row["agent"]: row["skew_ms"] for row in self.agents if row["skew_ms"] is not None}
-        if len(skews) < 2:
+        heard = {agent_name(row["agent_addr"], row["agent_id"]) for row in self.call.messages}
+        if len(heard) < 2:
             return False, "one capture agent, so one clock"
+        skews = {row["agent"]: row["skew_ms"] for row in self.agents if row["agent"] in heard}
+        if len(skews) < len(heard):
+            return None, f"the clocks of {', '.join(sorted(heard - skews.keys()))} are not known"
         apart_ms = max(skews.values()) - min(skews.values())
         late_ms = (
             abs(self.finding["late_ms"]) if self.finding and self.finding["late_ms"] is not None else None
