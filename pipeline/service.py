@@ -381,10 +381,10 @@ class Service:
             return
         try:
             recording.write(batch)
-        except (CaptureError, OSError) as error:  # the receive thread must live
+        except CaptureError as error:  # the receive thread must live
             self._record_to = None
             log.error("recording given up", error=str(error))
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(CaptureError):
                 recording.close()
 
     def _close(self, *, drain: bool = True) -> None:
