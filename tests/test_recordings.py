@@ -7,6 +7,7 @@ import stat
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,29 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         read_recording(tmp_path / "nowhere.hep")
     with pytest.raises(CaptureError, match=r"cannot be written: No such file"):
         RecordingWriter(tmp_path / "nowhere" / "x.hep")
+
+
+def test_an_older_file_stays_until_there_is_something_to_record(tmp_path: Path) -> None:
+    """Whoever opened it may yet fail to bind a port, and never come to recording."""
+    path = tmp_path / "a.hep"
+    path.write_bytes(b"of yesterday")
+    writer = RecordingWriter(path)
+    assert path.read_bytes() == b"of yesterday"
+    writer.write(RECORDS[:1])
+    writer.close()
+    assert list(read_recording(path)) == RECORDS[:1]
+
+
+def test_a_full_disk_is_told_in_one_way() -> None:
+    """Whether it is noticed when writing, when flushing, or at the end."""
+    full = Path("/dev/full")
+    for end in (RecordingWriter.flush, RecordingWriter.close):
+        writer = RecordingWriter(full)
+        with pytest.raises(CaptureError, match="/dev/full cannot be written: No space left on device"):
+            end(writer)
+        with suppress(CaptureError):
+            writer.close()
+        writer.close()
 
 
 def test_shuffle() -> None:

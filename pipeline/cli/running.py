@@ -15,7 +15,6 @@ import typer
 from pipeline.cli import options as opt
 
 if TYPE_CHECKING:
-    from pipeline.ingest.recordings import RecordingWriter
     from pipeline.settings import Settings
     from pipeline.status import Status
 
@@ -102,22 +101,13 @@ def run(
     finally:
         close_metrics()
         if writer is not None:
-            _close_recording(writer)
+            writer.close()
 
 
 def in_one_line(status: Status) -> str:
     """The status as `systemctl status` shows it."""
     found = ", ".join(f"{count} {kind}" for kind, count in status.findings.items()) or "no findings"
     return f"{status.received} messages received, {status.dropped} lost, {status.queued} queued; {found}"
-
-
-def _close_recording(writer: RecordingWriter) -> None:
-    from pipeline.errors import CaptureError
-
-    try:
-        writer.close()
-    except OSError as error:
-        raise CaptureError(f"{writer.path} cannot be written: {error.strerror}") from error
 
 
 def check(

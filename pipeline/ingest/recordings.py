@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -159,7 +160,8 @@ class RecordingWriter:
     def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            self._file.truncate(0)
+            if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # not /dev/stdout, or a pipe
+                self._file.truncate(0)
             self._append(MAGIC)
             self._flush()
 

@@ -1,6 +1,6 @@
 """Packets of pcap and pcapng files, in file order, with the time and the link type of the interface each came by.
 
-dpkt reads the files. It was preferred to python-pcapng (27 us a packet, a tenth of that here), to scapy (its licence,
+dpkt reads the files. It was preferred to python-pcapng (five times slower), to scapy (its licence,
 the GPL, and it takes the interfaces of a file's second section for those of the first) and to libpcap's bindings
 (one link type a file). Of dpkt's pcapng only the classes of blocks are used: its reader believes that all packets
 came by the first interface (kbandla/dpkt#681), and gives times as floats.
