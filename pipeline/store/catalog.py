@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.store.duck import connect, quoted
 from pipeline.store.migrate import migrate
 from pipeline.store.parquet import remove_files, write_files
-from pipeline.store.paths import StorePaths
+from pipeline.store.paths import StorePaths, fsync
 from pipeline.store.schema import Migration, layout
 from pipeline.store.serving import serve, stop_serving
 from pipeline.store.settings import WriterSettings
@@ -124,6 +124,19 @@ class Catalog:
             self.connection.execute("ROLLBACK")
         except duckdb.Error:  # no transaction was open, or the connection is gone
             return
+
+    def write_copy(self, file: Path) -> None:
+        """Write the catalog as it is at this moment to a new file, durably, without what was deleted from it."""
+        file.unlink(missing_ok=True)
+        name = self._paths.catalog.stem
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"ATTACH {quoted(file)} AS copied")
+            try:
+                cursor.execute(f"COPY FROM DATABASE {name} TO copied")
+            finally:
+                cursor.execute("DETACH copied")
+        fsync(file)
+        fsync(file.parent)
 
     def close(self) -> None:
         """Stop serving and close."""

@@ -28,6 +28,21 @@ class StorePaths:
         return self.root / "catalog.duckdb"
 
     @property
+    def catalog_log(self) -> Path:
+        """What DuckDB has not yet written into the catalog itself."""
+        return self.root / "catalog.duckdb.wal"
+
+    @property
+    def fresh_catalog(self) -> Path:
+        """A catalog that is being written to take the place of the other."""
+        return self.root / "catalog.duckdb.new"
+
+    @property
+    def control(self) -> Path:
+        """The socket on which the running tap takes orders about its store (mode 0600)."""
+        return self.root / "control.sock"
+
+    @property
     def files(self) -> Path:
         """The folder of the Parquet files."""
         return self.root / "files"

@@ -29,8 +29,9 @@ from pipeline.errors import StoreError
 from pipeline.store import upkeep
 from pipeline.store.catalog import Catalog
 from pipeline.store.commits import newest
+from pipeline.store.cursors import Cursors
 from pipeline.store.parquet import conform, latest
-from pipeline.store.paths import StorePaths, WriterLock
+from pipeline.store.paths import StorePaths, WriterLock, fsync
 from pipeline.store.schema import base_table, read_migrations, tables
 from pipeline.store.settings import WriterSettings
 
@@ -96,6 +97,7 @@ class Writer:
             raise
         self._committing = threading.Lock()
         self._tending = threading.Lock()
+        self._cursors = Cursors()
         self._changed = threading.Condition()
         self._queue: deque[_Entry] = deque()
         self._queued_rows = 0
@@ -159,11 +161,13 @@ class Writer:
             )
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A second connection beside the flushes, for upkeep; the caller closes it."""
-        catalog = self._catalog
-        if catalog is None:
+        """A second connection beside the flushes, for reading and upkeep; the caller closes it, soon."""
+        return self._cursors.open(self._connection)
+
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        if self._catalog is None:
             raise StoreError("the store is closed, or being opened again after an error")
-        return catalog.connection.cursor()
+        return self._catalog.connection
 
     @contextmanager
     def tending(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -208,6 +212,24 @@ class Writer:
     def stopping(self) -> bool:
         """True once `stop` was called: upkeep ends soon then."""
         return self._give_up_at is not None
+
+    def renew_catalog(self, patience_s: float = 60.0) -> None:
+        """Write the catalog file anew, so that nothing is in it any more that was deleted, not even in its gaps.
+
+        Nobody reads or writes meanwhile: live readers attach again by themselves. Raises StoreError when others do not
+        let go of the catalog within `patience_s`; nothing has changed then.
+        """
+        with self._tending, self._committing, self._cursors.nobody_else(patience_s):
+            if self._catalog is None or self.stopping:
+                raise StoreError("the store is closed, or being opened again after an error")
+            self._catalog.write_copy(self.paths.fresh_catalog)
+            self._catalog.close()
+            self._catalog = None
+            if self.paths.catalog_log.exists():  # what it holds would be played into the new file
+                raise StoreError(f"{self.paths.catalog} did not close cleanly; it stays as it is")
+            self.paths.fresh_catalog.replace(self.paths.catalog)
+            fsync(self.paths.root)
+            self._catalog = self._open()
 
     def merge(self, max_file_bytes: int | None = None) -> upkeep.Merged:
         """Merge files, those below `max_file_bytes` only, beside the flushes (see `upkeep.merge`)."""
@@ -312,16 +334,16 @@ class Writer:
     def _commit(self, batch: _Batch) -> None:
         if not batch.tables:
             return
-        if self._catalog is None:
-            self._catalog = self._open()
-        recorded_at = self.commit_time()
-        try:
-            with self._committing:
+        with self._committing:
+            if self._catalog is None:
+                self._catalog = self._open()
+            recorded_at = self.commit_time()
+            try:
                 self._catalog.commit(batch.batch_id, batch.tables, recorded_at, again=batch.failed)
-        except (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException):
-            broken, self._catalog = self._catalog, None  # DuckDB refuses all further work on it
-            broken.close()
-            raise
+            except (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException):
+                broken, self._catalog = self._catalog, None  # DuckDB refuses all further work on it
+                broken.close()
+                raise
 
     def _report(self, error: BaseException) -> None:
         with self._changed:
