@@ -51,6 +51,7 @@ def query(**more: str) -> dict[str, str]:
 
 def draw() -> None:
     """Show the selectors and keep what they say for `get`."""
+    browser = _browser_zone()
     with st.container(horizontal=True, vertical_alignment="bottom", key="frame"):
         chosen = st.segmented_control(
             "Time range",
@@ -65,13 +66,13 @@ def draw() -> None:
         zone_name = st.selectbox(
             "Time zone",
             _zones(),
-            format_func=lambda name: f"{_browser_zone()} (browser)" if name == BROWSER else name,
+            format_func=lambda name: f"{browser} (browser)" if name == BROWSER else name,
             key="zone",
             bind="query-params",
             label_visibility="collapsed",
             width=240,
         )
-    zone = ZoneInfo(_browser_zone() if zone_name == BROWSER else zone_name)
+    zone = ZoneInfo(browser if zone_name == BROWSER else zone_name)
     st.session_state["frame"] = _absolute(zone) if chosen == ABSOLUTE else _relative(str(chosen), zone)
 
 

@@ -139,13 +139,13 @@ def app_on_the_store(app_store: AppStore) -> Iterator[type[App]]:
 
 
 class App:
-    """The app as AppTest runs it, `range=all` and UTC unless the query says otherwise."""
+    """The app as AppTest runs it, `range=all` and in the browser's zone unless the query says otherwise."""
 
-    def __init__(self, page: str = "", /, **query: str) -> None:
+    def __init__(self, page: str = "", /, *, browser: str = "UTC", **query: str | list[str]) -> None:
         from streamlit.testing.v1 import AppTest  # noqa: PLC0415  as above
 
         self.test = AppTest.from_file(MAIN, default_timeout=20)
-        self.test.context = {"timezone": "UTC"}
+        self.test.context = {"timezone": browser}
         self.test.query_params.update({"range": "all", **query})
         if page and page != "calls":
             self.test.switch_page(
