@@ -68,7 +68,7 @@ def export_pcap(
 
 
 def _messages(reader: Reader, selection: Selection, findings: list[Row]) -> Iterator[Row]:
-    sql, parameters = _question(reader, selection)
+    sql, parameters = _question(selection)
     cursor = reader.connection.cursor()
     cursor.execute("USE lake")
     batches = cursor.execute(sql, parameters).to_arrow_reader(_ROWS_AT_ONCE)
@@ -88,7 +88,7 @@ def _order(row: Row) -> tuple[datetime, int]:
     return row["ts"], row["msg_id"]
 
 
-def _question(reader: Reader, selection: Selection) -> tuple[str, dict[str, Any]]:
+def _question(selection: Selection) -> tuple[str, dict[str, Any]]:
     time = {"since": selection.since, "until": selection.until}
     in_time = "($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)"
     if selection.single or not selection.search:
@@ -97,7 +97,7 @@ def _question(reader: Reader, selection: Selection) -> tuple[str, dict[str, Any]
             f"SELECT {_COLUMNS} FROM sip WHERE {in_time} AND {condition.sql} ORDER BY ts, msg_id",
             {**time, **condition.parameters},
         )
-    calls, parameters = _calls(reader, selection)
+    calls, parameters = _calls(selection)
     sql = f"""
         WITH found AS MATERIALIZED ({calls})
         SELECT {_COLUMNS} FROM sip SEMI JOIN found USING (call_id)
@@ -106,16 +106,14 @@ def _question(reader: Reader, selection: Selection) -> tuple[str, dict[str, Any]
     return sql, {**parameters, "before": _BEFORE, "after": _AFTER}
 
 
-def _calls(reader: Reader, selection: Selection) -> tuple[str, dict[str, Any]]:
-    window = call_queries.Window(selection.since, selection.until)
-    sql, parameters = call_queries.calls(reader, selection.search, window, limit=None)
-    return f"SELECT call_id, first_ts, last_ts FROM ({sql})", parameters
+def _calls(selection: Selection) -> call_queries.Question:
+    return call_queries.found(selection.search, call_queries.Window(selection.since, selection.until))
 
 
 def _findings(reader: Reader, selection: Selection) -> list[Row]:
     """Those of the calls found; without a search for calls, those of the time."""
     if selection.single or not selection.search:
         return queries.findings(reader, since=selection.since, until=selection.until, limit=_MOST_FINDINGS)
-    calls, parameters = _calls(reader, selection)
+    calls, parameters = _calls(selection)
     sql = f"SELECT * FROM finding WHERE call_id IN (SELECT call_id FROM ({calls})) LIMIT {_MOST_FINDINGS}"
     return queries.rows_of(reader, sql, parameters)

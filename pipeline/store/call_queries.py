@@ -175,6 +175,11 @@ def calls(
     return _question(sql, near, page.parameters, page=page.sql)
 
 
+def found(search: str = "", window: Window = ALWAYS) -> Question:
+    """The calls alone: `call_id`, `first_ts`, `last_ts`, in any order."""
+    return _picked(compile_search(search), window, "c.call_id, c.first_ts, c.last_ts")
+
+
 def count(search: str = "", window: Window = ALWAYS) -> Question:
     """How many calls there are: one row, `calls`."""
     return _picked(compile_search(search), window, "count(*) AS calls")
