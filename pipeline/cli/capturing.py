@@ -40,7 +40,8 @@ def import_(
 ) -> None:
     """Store the messages of captures, at their own time, with what the detectors find in them; acts never.
 
-    A file is stored whole, and only once. The store must not be in use by `hepduck run`.
+    A file is stored whole, and only once; what two files show is stored twice. The store must not be in use by
+    `hepduck run`.
 
     Examples: `hepduck import monday.pcap`; `hepduck import /var/spool/trace*.pcapng.gz --store ./investigation`
     """
