@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from asterisk_recordings import unpacked
@@ -117,6 +118,7 @@ def numbers_message() -> bytes:
 def reading(store: Path, **overrides: object) -> Iterator[None]:
     """The app of this process reads `store`; `overrides` are settings of `[app]`."""
     import streamlit as st  # noqa: PLC0415  half a second for tests that need no app
+    from streamlit.components.v2 import manifest_scanner  # noqa: PLC0415
 
     from app.config import configure  # noqa: PLC0415
     from pipeline.settings import load  # noqa: PLC0415
@@ -124,7 +126,9 @@ def reading(store: Path, **overrides: object) -> Iterator[None]:
     chosen = {"store.path": str(store), **{f"app.{name}": value for name, value in overrides.items()}}
     configure(load(overrides=chosen, no_file=True)[0])
     try:
-        yield
+        # Each run of an AppTest looks through all installed packages for components: six times as slow.
+        with patch.object(manifest_scanner, "scan_component_manifests", list):
+            yield
     finally:
         configure(None)
         st.cache_data.clear()
