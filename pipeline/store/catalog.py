@@ -125,18 +125,26 @@ class Catalog:
         except duckdb.Error:  # no transaction was open, or the connection is gone
             return
 
-    def write_copy(self, file: Path) -> None:
-        """Write the catalog as it is at this moment to a new file, durably, without what was deleted from it."""
+    def write_copy(self, file: Path) -> list[str]:
+        """Write the catalog as it is at this moment to a new file, durably, without what was deleted from it.
+
+        Returns the files that it names, of older snapshots too, below the folder of files.
+        """
         file.unlink(missing_ok=True)
-        name = self._paths.catalog.stem
         with self.connection.cursor() as cursor:
             cursor.execute(f"ATTACH {quoted(file)} AS copied")
             try:
-                cursor.execute(f"COPY FROM DATABASE {name} TO copied")
+                cursor.execute(f"COPY FROM DATABASE {self._paths.catalog.stem} TO copied")
+                named = cursor.execute("""
+                    SELECT DISTINCT concat('main/', t.path, f.path) FROM copied.main.ducklake_table t JOIN (
+                        SELECT table_id, path FROM copied.main.ducklake_data_file
+                        UNION ALL SELECT table_id, path FROM copied.main.ducklake_delete_file
+                    ) f USING (table_id)""").fetchall()
             finally:
                 cursor.execute("DETACH copied")
         fsync(file)
         fsync(file.parent)
+        return [str(name) for (name,) in named]
 
     def close(self) -> None:
         """Stop serving and close."""

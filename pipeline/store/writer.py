@@ -213,6 +213,12 @@ class Writer:
         """True once `stop` was called: upkeep ends soon then."""
         return self._give_up_at is not None
 
+    def copy_catalog(self, file: Path) -> list[str]:
+        """Write a copy of the catalog to a new file; the files that it names, below the folder of files."""
+        if self._catalog is None:
+            raise StoreError("the store is closed, or being opened again after an error")
+        return self._catalog.write_copy(file)
+
     def renew_catalog(self, patience_s: float = 60.0) -> None:
         """Write the catalog file anew, so that nothing is in it any more that was deleted, not even in its gaps.
 
