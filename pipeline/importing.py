@@ -39,6 +39,7 @@ from pipeline.store.bulk import Load, TakenIds, stored_rows
 from pipeline.store.writer import Writer
 
 ROWS_AT_ONCE: Final = 10_000
+_PROGRESS_EVERY: Final = 500  # messages
 _MERGE_BELOW_BYTES: Final = 16 << 20
 _STEP_BACK_US: Final = 60_000_000
 _FINDINGS_KNOWN: Final = timedelta(days=1)  # before the file begins
@@ -179,11 +180,12 @@ class _Run:
 
     def read(self, content: Content, progress: Progress) -> Imported:
         done, source = self._done, self._source
-        for datagram in source:
+        for number, datagram in enumerate(source):
             self._take(datagram)
             if self._decoder.pending >= ROWS_AT_ONCE:
                 self._hand_over()
-            progress(source.place, content.bytes)
+            if number % _PROGRESS_EVERY == 0:
+                progress(source.place, content.bytes)
         self._raised(self._engine.finish())
         self._hand_over()
         done.damage, done.cut_short = source.damage, source.cut_short
