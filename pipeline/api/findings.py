@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,7 @@ BRAKES: Final = {
 """What each brake of `pipeline.engine.brakes` says of an attempt that it held."""
 
 _HELD: Final = "held_"
+_WOULD_HOLD: Final = re.compile(r"live, this would be held \((\w+):")
 
 
 def findings(
@@ -154,9 +156,17 @@ def attempt_words(attempt: Row) -> str:
         return f"{action}: held, {BRAKES.get(outcome.removeprefix(_HELD), outcome.removeprefix(_HELD))}"
     detail = str(attempt["detail"] or "").partition("\n")[0].strip().rstrip(":")
     if attempt["dry_run"]:
-        return f"{action}: dry run, nothing was sent" + (f" ({detail})" if detail.startswith("live,") else "")
+        return f"{action}: dry run, nothing was sent{_but(detail)}"
     statuses = ", ".join(str(status) for status in _listed(attempt["statuses"]))
     return f"{action}: {outcome}" + (f", {detail}" if detail else "") + (f" ({statuses})" if statuses else "")
+
+
+def _but(detail: str) -> str:
+    """What a dry run says would keep it from acting; `pipeline.engine.rules` writes it."""
+    held = _WOULD_HOLD.match(detail)
+    if held is not None:
+        return f"; live, it would be held: {BRAKES.get(held[1], held[1])}"
+    return "; live, it would fail" if detail.startswith("live, this would fail") else ""
 
 
 def _answers(attempts: Sequence[Row]) -> str | None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from pipeline.store.queries import Row
 
 GROUPINGS: Final = heard_queries.GROUPINGS
-MOST_STEPS: Final = 200
+LEAST_STEPS, MOST_STEPS = 12, 200
+FEW: Final = 20
+"""Directions: of fewer, percentile 5 is but the worst one."""
 
 _COUNT, _NUMBER, _TEXT, _TRUTH, _TIME = "Int64", "float64", "str", "boolean", "datetime64[us, UTC]"
 _R: Final = {f"{what}_{share}": _NUMBER for what in ("r", "mos") for share in ("p5", "p50", "p95")}
@@ -117,8 +119,8 @@ def quality(
 def quality_over_time(
     *, since: Moment = None, until: Moment = None, zone: str = "UTC", store: Store | None = None
 ) -> pd.DataFrame:
-    """Percentiles of R in at most about 200 steps: `at` (the step's start), `step_s`, `rated`, `enough`, r_*, mos_*.
-    Steps with nothing in them are not there. Steps of days are days of `zone`."""
+    """Percentiles of R in 12 to 200 steps, by how much there is: `at` (the start of each), `step_s`, `rated`,
+    `enough`, r_*, mos_*. Steps with nothing in them are not there. Steps of days are days of `zone`."""
     return _asked(("over_time",), since, until, store, zone=zone)["over_time"]
 
 
@@ -248,14 +250,17 @@ def _asked(
 
 
 def _steps(store: Store, since: datetime | None, until: datetime | None, zone: str) -> tuple[int, datetime]:
-    """The length of a step in seconds, and the midnight in `zone` that steps of hours are counted from."""
-    known = heard_queries.span(store.reader)
+    """The length of a step in seconds, and the midnight in `zone` that steps of hours are counted from.
+
+    No more steps than there are percentiles to be told in: FEW directions for each, if they came evenly.
+    """
+    known = heard_queries.span(store.reader, since, until)
     if known is None:
         return heard_queries.NO_STEPS
-    # From the first to the last thing known of: a wide range with little in it is not drawn in two steps.
-    start, end = max(since or known[0], known[0]), min(until or known[1], known[1])
-    step_s = step_of(max(end - start, timedelta(seconds=1)), MOST_STEPS)
-    midnight = start.astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0)
+    first, last, directions = known
+    most = max(LEAST_STEPS, min(MOST_STEPS, directions // FEW))
+    step_s = step_of(max(last - first, timedelta(seconds=1)), most)
+    midnight = first.astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0)
     return step_s, midnight.astimezone(UTC)
 
 

@@ -126,10 +126,16 @@ def band_limits() -> dict[str, float]:
     return {band(r): float(r) for r in range(100, -1, -1)}
 
 
-def span(source: Source) -> tuple[datetime, datetime] | None:
-    """When the first and the last leg began that anything is known of; None when there is none."""
-    row = rows_of(source, "SELECT min(ts) AS first, max(ts) AS last FROM leg_quality_state")[0]
-    return None if row["first"] is None else (row["first"], row["last"])
+def span(
+    source: Source, since: datetime | None = None, until: datetime | None = None
+) -> tuple[datetime, datetime, int] | None:
+    """When the first and the last leg of [since, until) began that anything is known of, and about how many directions
+    that are; None when there is none."""
+    sql = """
+        SELECT min(ts) AS first, max(ts) AS last, count(*) AS directions FROM leg_quality_state
+        WHERE ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)"""
+    row = rows_of(source, sql, {"since": since, "until": until})[0]
+    return None if row["first"] is None else (row["first"], row["last"], row["directions"])
 
 
 def _bands() -> str:
