@@ -166,6 +166,8 @@ class Gate:
             await _answer(send, 403, _page("This app is reached through its sign-in proxy only."))
         elif scope["path"] == _SIGN_IN and scope["method"] == "POST":
             await self._sign_in(receive, send)
+        elif scope["path"] == SIGN_OUT and self._has_session(dict(scope["headers"])):
+            await self._answer_with(send, "", 0)
         else:
             await _answer(send, 401, _form())
 
@@ -203,7 +205,11 @@ class Gate:
             await _answer(send, 401, _form("That is not right."))
             return
         until = str(int(time.time()) + _SESSION_S)
-        cookie = f"{_COOKIE}={until}.{self._signed(until)}; Path=/; HttpOnly; SameSite=Lax{self._secure}"
+        await self._answer_with(send, f"{until}.{self._signed(until)}", _SESSION_S)
+
+    async def _answer_with(self, send: Send, session: str, seconds: int) -> None:
+        """Back to the start, with a session or with none any more."""
+        cookie = f"{_COOKIE}={session}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{self._secure}"
         await _answer(send, 303, b"", [(b"location", b"/"), (b"set-cookie", cookie.encode())])
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -145,11 +146,21 @@ def app_on_the_store(app_store: AppStore) -> Iterator[type[App]]:
 class App:
     """The app as AppTest runs it, `range=all` and in the browser's zone unless the query says otherwise."""
 
-    def __init__(self, page: str = "", /, *, browser: str = "UTC", **query: str | list[str]) -> None:
+    def __init__(
+        self,
+        page: str = "",
+        /,
+        *,
+        browser: str = "UTC",
+        user: dict[str, Any] | None = None,
+        **query: str | list[str],
+    ) -> None:
         from streamlit.testing.v1 import AppTest  # noqa: PLC0415  as above
 
         self.test = AppTest.from_file(MAIN, default_timeout=20)
         self.test.context = {"timezone": browser}
+        if user is not None:
+            self.test.user = user
         self.test.query_params.update({"range": "all", **query})
         if page and page != "calls":
             self.test.switch_page(
