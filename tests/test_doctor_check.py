@@ -1,4 +1,5 @@
-"""`hepduck check` tries each source of CDRs: one row is read, in time, and kept nowhere.
+"""`hepduck check` tries each source of CDRs: one row is read, in time, and kept nowhere. And what `doctor` looks
+like, and its page.
 
 Databases that work are in `test_cdr_tables.py`.
 """
@@ -13,10 +14,14 @@ from typing import Any
 
 import pytest
 from cdr_recordings import ZONE, path
-from filled import Run, run_in_process  # noqa: F401 - fixture
+from filled import Run, filled_tap, run_in_process  # noqa: F401 - fixtures
+from tap import RunningTap
 
+from pipeline.doctor import CHECKS
 from pipeline.ingest.cdr import CdrError, trial
 from pipeline.ingest.cdr.settings import CdrSourceSettings
+
+PAGE = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text()
 
 
 def tried(source: object, **settings: Any) -> str:
@@ -79,3 +84,24 @@ def test_the_command(tmp_path: Path, run_here: Run) -> None:
     assert not rows["cdr gone"]["ok"]
     assert "geheim" not in done.stdout
     assert not (tmp_path / "hepduck-data").exists()
+
+
+def test_what_senders_wrote_steers_no_terminal(filled: RunningTap, run_here: Run) -> None:
+    """A recording sent as it was: its clock is months off. What is wrong comes first, and all of it in plain text."""
+    done = run_here("doctor", "--store", filled.store, cwd=filled.folder)
+    assert (done.returncode, done.stderr) == (1, "")
+    first = next(line for line in done.stdout.splitlines()[1:] if line)
+    assert first.split()[:2] == ["WRONG", "clock"]
+    assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in done.stdout.replace("\n", ""))
+    as_json = run_here("doctor", "--json", "--store", filled.store, cwd=filled.folder)
+    assert [json.loads(line)["check"] for line in as_json.stdout.splitlines()] == [
+        check.name for check in CHECKS
+    ]
+    wrong = run_here("doctor", "--since", "yesterday", "--store", filled.store, cwd=filled.folder)
+    assert wrong.returncode == 2
+    assert "15m" in wrong.stderr
+
+
+def test_the_page_lists_the_checks() -> None:
+    listed = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    assert listed == [f"| `{check.name}` | {check.about} | {check.looks_at} |" for check in CHECKS]

@@ -15,8 +15,8 @@ from pipeline.protocols.hep import HepPacket, decode, encode
 
 # Mirrors that were set up wrongly on purpose: `test_doctor_kamailio` has them live.
 WRONG = {"b_both", "d_both", "b_hep1", "b_hep2"}
-SESSION = "r22-main"
 RTCP, SIP = 5, 1
+SMALL = "r18"
 CDR_CHECKS = ("rtcp", "cdr_calls", "cdr_zone")
 
 
@@ -48,13 +48,14 @@ def test_odd_calls_are_not_the_mirrors_fault(tmp_path: Path) -> None:
 
 def asterisk(
     path: Path,
+    session: str,
     cdrs: list[Row],
     change: Callable[[HepPacket], HepPacket | None] = lambda packet: packet,
     settings: dict[str, object] | None = None,
 ) -> Said:
     """What the doctor says of a store with these CDRs, which heard the session's HEP as `change` makes it."""
     sent = []
-    for datagram in datagrams(SESSION):
+    for datagram in datagrams(session):
         (packet,) = decode(datagram.data)
         changed = change(packet)
         if changed is not None:
@@ -68,7 +69,7 @@ def asterisk(
 
 def test_a_whole_asterisk(tmp_path: Path) -> None:
     """SIP, RTCP and CDRs of 88 calls find each other."""
-    said = asterisk(tmp_path, cdr_rows(SESSION))
+    said = asterisk(tmp_path, "r22-main", cdr_rows("r22-main"))
     assert said.wrong == set(), said
     assert all(said[name].verdict == "ok" for name in CDR_CHECKS), said
 
@@ -76,7 +77,7 @@ def test_a_whole_asterisk(tmp_path: Path) -> None:
 def test_reports_and_cdrs_whose_calls_are_not_mirrored(tmp_path: Path) -> None:
     """`res_hep_rtcp` without `res_hep_pjsip`."""
     said = asterisk(
-        tmp_path, cdr_rows(SESSION), lambda packet: packet if packet.protocol_type == RTCP else None
+        tmp_path, SMALL, cdr_rows(SMALL), lambda packet: packet if packet.protocol_type == RTCP else None
     )
     assert said.wrong == {"rtcp", "cdr_calls"}, said
     assert "res_hep_pjsip.so" in said.mend("rtcp", "modules.conf")
@@ -85,7 +86,7 @@ def test_reports_and_cdrs_whose_calls_are_not_mirrored(tmp_path: Path) -> None:
 
 def test_reports_that_name_channels(tmp_path: Path) -> None:
     """`uuid_type=channel`."""
-    rows = cdr_rows(SESSION)
+    rows = cdr_rows(SMALL)
     legs = [(row["call_id"], row["channel"]) for row in rows]
     legs += [(row["call_id_b"], row["dst_channel"]) for row in rows]
     channels = {call_id[:127]: channel for call_id, channel in legs if call_id and channel}
@@ -97,7 +98,7 @@ def test_reports_that_name_channels(tmp_path: Path) -> None:
             correlation_id=channels.get(packet.correlation_id[:127], "PJSIP/gone-00000001")
         )
 
-    said = asterisk(tmp_path, rows, named_by_channel)
+    said = asterisk(tmp_path, SMALL, rows, named_by_channel)
     assert said.wrong == {"rtcp"}, said
     assert "name a channel and not a Call-ID" in said["rtcp"].told
     assert "uuid_type = call-id" in said.mend("rtcp", "hep.conf")
@@ -105,8 +106,8 @@ def test_reports_that_name_channels(tmp_path: Path) -> None:
 
 def test_cdrs_without_call_id(tmp_path: Path) -> None:
     """A dialplan without the handler that writes it."""
-    nameless = [{**row, "call_id": None, "call_id_b": None} for row in cdr_rows(SESSION)]
-    said = asterisk(tmp_path, nameless, lambda packet: packet if packet.protocol_type == SIP else None)
+    nameless = [{**row, "call_id": None, "call_id_b": None} for row in cdr_rows(SMALL)]
+    said = asterisk(tmp_path, SMALL, nameless, lambda packet: packet if packet.protocol_type == SIP else None)
     assert said.wrong == {"cdr_calls"}, said
     assert "have no Call-ID" in said["cdr_calls"].told
     assert "hepduck-cdr-qos,leg_a" in said.mend("cdr_calls", "extensions.conf")
@@ -114,10 +115,10 @@ def test_cdrs_without_call_id(tmp_path: Path) -> None:
 
 def test_reports_without_call_id_and_a_wrong_zone(tmp_path: Path) -> None:
     """As an agent that cannot correlate sends them. The CDRs' times are Kyiv's, two hours ahead of UTC in winter."""
-    rows = [{**row, "ts": row["ts"] + timedelta(hours=2)} for row in cdr_rows(SESSION)]
+    rows = [{**row, "ts": row["ts"] + timedelta(hours=2)} for row in cdr_rows(SMALL)]
     source = {"source": "Master.csv", "name": "asterisk", "zone": "UTC"}
     said = asterisk(
-        tmp_path, rows, lambda packet: packet._replace(correlation_id=None), settings={"cdr": [source]}
+        tmp_path, SMALL, rows, lambda packet: packet._replace(correlation_id=None), settings={"cdr": [source]}
     )
     assert {"rtcp", "cdr_zone"} <= said.wrong, said
     assert "name no call" in said["rtcp"].told

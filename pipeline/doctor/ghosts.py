@@ -52,8 +52,8 @@ _CALLS = f"""
         SELECT * FROM invite SEMI JOIN (SELECT call_id, dst_ip AS src_ip FROM invite) USING (call_id, src_ip)
     )
     SELECT f.call_id, f.ruri_user, f.ruri_host, f.to_user, f.to_host, s.dst_ip, s.dst_port,
-        s.ruri_user AS sent_user
-    FROM first f LEFT JOIN sent_on s USING (call_id)"""
+        s.ruri_user AS sent_user, s.dst_ip IS NULL AND c.outcome IN ('canceled', 'no_answer') AS reached_nobody
+    FROM first f LEFT JOIN sent_on s USING (call_id) LEFT JOIN call c USING (call_id)"""
 
 
 @check("sip, registration")
@@ -61,7 +61,7 @@ def aliases(look: Look) -> Diagnosis:
     """Is every callee an account that registers? A number that the proxy rewrites needs an alias.
 
     It is proven where calls to the number were sent on to the address that one account's phone registered from. A
-    number that rings several accounts has no alias.
+    number that rings several accounts has no alias. Calls that waited for a phone in vain may have needed one.
     """
     detector = look.late_register
     if detector is None:
@@ -70,6 +70,7 @@ def aliases(look: Look) -> Diagnosis:
     if not accounts.known:
         return cannot_tell("nobody registered")
     rung: dict[str, dict[str, set[str]]] = {}  # number -> account -> calls
+    in_vain: Counter[str] = Counter()
     calls: set[str] = set()
     for row in look.rows(_CALLS):
         calls.add(row["call_id"])
@@ -78,9 +79,23 @@ def aliases(look: Look) -> Diagnosis:
             account = accounts.at(row["dst_ip"], row["dst_port"], row["sent_user"])
             if account is not None:
                 rung.setdefault(keys[0], {}).setdefault(account, set()).add(row["call_id"])
+            in_vain[keys[0]] += bool(row["reached_nobody"])
     if not calls:
         return cannot_tell("no call came")
     proven = {number: next(iter(rings.items())) for number, rings in rung.items() if len(rings) == 1}
+    unknown = {number: count for number, count in in_vain.most_common() if count >= _FEW}
+    if not proven and unknown:
+        told = ", ".join(f"{count} to {number}" for number, count in list(unknown.items())[:_SHOWN])
+        return advice(
+            f"calls that waited for nobody who ever registered: {told}",
+            lines(
+                HEPDUCK,
+                "[detectors.late_register.aliases]    # if these are numbers of accounts",
+                *(f'{json.dumps(number)} = "USER@DOMAIN"' for number in unknown),
+            ),
+            calls=len(calls),
+            unknown=unknown,
+        )
     if not proven:
         return ok(f"{len(calls)} calls: no number that only the proxy knows the account of", calls=len(calls))
     table = {number: account for number, (account, _) in sorted(proven.items())}
