@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +16,9 @@ from app_store import App, reading
 from asterisk_recordings import SESSIONS
 from cdr_recordings import AT_ONCE
 from cdr_recordings import path as cdr_path
+from prometheus_client.parser import text_string_to_metric_families
 from tap import RunningTap, Status, hep3, sip
+from world.ports import free_port
 
 from app import health_charts
 from app.hexdump import hexdump
@@ -51,8 +55,9 @@ def running_tap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTap
     shutil.copyfile(cdr_path(SESSIONS[0], "cdr_full.csv"), records)
     configuration = folder / "hepduck.toml"
     configuration.write_text(CONFIGURATION.format(records=records, folder=folder))
-    variables = {"HEPDUCK_TAP__AUTH_KEY": KEY.decode()}
+    variables = {"HEPDUCK_TAP__AUTH_KEY": KEY.decode(), "HEPDUCK_METRICS__LISTEN": f"127.0.0.1:{free_port()}"}
     with RunningTap(folder / "tap", configuration=configuration, variables=variables) as tap:
+        (folder / "tap" / "metrics").write_text(variables["HEPDUCK_METRICS__LISTEN"])
         now_us = time.time_ns() // 1000
         with tap.connected() as sock:
             for number in range(5):
@@ -150,6 +155,37 @@ def test_jobs_sources_and_plugins(store: Store) -> None:
     assert plugins["log"] == ("action", "on")
     assert plugins["fake_call"] == plugins["sipp"] == ("action", "dry run")
     assert plugins["exec"] == ("action", "lacks settings")
+
+
+def test_metrics_of_the_sources(tap: RunningTap) -> None:
+    """As Prometheus reads them: by the names of the sources, which are the configuration's."""
+    listen = (tap.folder / "metrics").read_text()
+    with urllib.request.urlopen(f"http://{listen}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    promtool = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert "hepduck_cdr" not in promtool.stdout + promtool.stderr  # what it finds fault with
+    samples = {
+        (sample.name, sample.labels["source"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("hepduck_cdr")
+    }
+    rows = len(cdr_path(SESSIONS[0], "cdr_full.csv").read_text().splitlines()) - 1
+    assert (samples["hepduck_cdr_rows_total", "records"], samples["hepduck_cdr_rows_total", "gone"]) == (
+        rows,
+        0,
+    )
+    assert samples["hepduck_cdr_polls_total", "records"] >= 1
+    assert (
+        samples["hepduck_cdr_errors_total", "gone"] >= 1
+        and samples["hepduck_cdr_errors_total", "records"] == 0
+    )
+    assert (samples["hepduck_cdr_failing", "records"], samples["hepduck_cdr_failing", "gone"]) == (0, 1)
+    assert 0 <= samples["hepduck_cdr_last_success_age_seconds", "records"] < 60
+    assert ("hepduck_cdr_last_success_age_seconds", "gone") not in samples  # it never did
+    assert samples["hepduck_cdr_refused_total", "records"] == 0
 
 
 def test_the_size_of_the_store(store: Store, tap: RunningTap) -> None:

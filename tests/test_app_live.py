@@ -52,7 +52,7 @@ def said(app: App) -> str:
 
 
 def messages(app: App) -> list[str]:
-    return list(app.test.dataframe(key=TABLE).value["message"])
+    return [message for shown in app.test.dataframe for message in shown.value["message"]]
 
 
 def metric(app: App, label: str) -> int:
