@@ -171,7 +171,7 @@ def by_hour(table: pd.DataFrame) -> alt.LayerChart:
         color=alt.Color(
             "band:N",
             scale=look.colours(list(look.BANDS), look.BANDS),
-            legend=alt.Legend(columns=2, symbolOpacity=1),
+            legend=alt.Legend(columns=2, symbolOpacity=1, symbolStrokeWidth=0),
         ),
         opacity=alt.condition("datum.few", alt.value(0.35), alt.value(0.95)),
     )

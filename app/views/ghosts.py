@@ -112,7 +112,7 @@ def _live() -> None:
         selection_mode="single-cell",
         alt=f"{len(ids)} ghost calls, the newest first",
     )
-    every = int(totals["findings"].sum())
+    every = int(totals["findings"].iloc[0])
     newest = f"The newest {_ROWS} of {every:,}. " if every > len(found) else ""
     st.caption(f"{newest}Looks for new ones every {_LIVE_S} s. A click opens the call.")
     chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
@@ -121,30 +121,21 @@ def _live() -> None:
 
 
 def _figures(found: pd.DataFrame, totals: pd.DataFrame, seen: Frame) -> None:
-    every = int(totals["findings"].sum())
+    every, by_outcome = totals.iloc[0], totals.iloc[1:]
     ends = ", ".join(
         f"{look.number(count)} {ghost_charts.outcome_words(outcome)}"
-        for outcome, count in zip(totals["outcome"], totals["findings"], strict=True)
+        for outcome, count in zip(by_outcome["outcome"], by_outcome["findings"], strict=True)
     )
+    last = found["ts"].iloc[0]
+    cells = {
+        "Ghost calls": (look.number(every["findings"]), ends),
+        "Phones": (look.number(every["phones"]), f"in {look.number(every['calls'])} calls"),
+        "How late, p50": (look.length(every["late_ms_p50"]), f"p95 {look.length(every['late_ms_p95'])}"),
+        "The last one": (look.time(last, seen.zone, "%H:%M:%S"), look.time(last, seen.zone, "%a %d %b %Y")),
+    }
     with st.grid(4, min_column_width=150, key="ghosts_figures"):
-        st.metric("Ghost calls", look.number(every), help=look.plain(ends), border=True)
-        st.metric(
-            "Phones", look.number(totals["phones"].sum()), help="Different devices, by outcome.", border=True
-        )
-        st.metric(
-            "How late, p50",
-            look.length(found["late_ms"].median()),
-            help=f"From the end of the call to the phone's REGISTER, of the newest {len(found)}.",
-            border=True,
-        )
-        st.metric(
-            "The last one",
-            look.time(found["ts"].iloc[0], seen.zone, "%H:%M:%S"),
-            look.time(found["ts"].iloc[0], seen.zone, "%a %d %b %Y"),
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-        )
+        for name, (value, beside) in cells.items():
+            st.metric(name, value, look.plain(beside), delta_color="off", delta_arrow="off", border=True)
 
 
 # -- over time, delays, windows ----------------------------------------------------------------------------

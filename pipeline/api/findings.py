@@ -79,7 +79,7 @@ def finding_totals(
     store: Store | None = None,
 ) -> pd.DataFrame:
     """By `outcome` of the lost call: `findings`, different `phones` and `calls`, `late_ms_p50`, `late_ms_p95`, `last`
-    (when the newest was found); most frequent first."""
+    (when the newest was found); most frequent first, before them the same of all together (`outcome` missing)."""
     question = finding_queries.totals(since=moment(since), until=moment(until), kind=kind)
     return current(store).frame(*question)
 

@@ -68,14 +68,16 @@ def findings(
 def totals(
     *, since: datetime | None = None, until: datetime | None = None, kind: str | None = None
 ) -> Question:
-    """By outcome: findings, phones, calls, late_ms at p50 and p95, the last one's time; most frequent first."""
+    """By outcome: findings, phones, calls, late_ms at p50 and p95, the last one's time; most frequent first, before
+    them the same of all together (outcome NULL)."""
     sql = """
-        SELECT coalesce(outcome, '-') AS outcome, count(*) AS findings,
+        SELECT CASE WHEN grouping(outcome) = 0 THEN coalesce(outcome, '-') END AS outcome, count(*) AS findings,
             count(DISTINCT evidence->>'device') AS phones, count(DISTINCT call_id) AS calls,
             quantile_cont(late_ms, 0.5) AS late_ms_p50, quantile_cont(late_ms, 0.95) AS late_ms_p95, max(ts) AS last
         FROM finding
         WHERE ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until) AND ($kind IS NULL OR kind = $kind)
-        GROUP BY ALL ORDER BY findings DESC, outcome"""
+        GROUP BY GROUPING SETS ((), (outcome)) HAVING findings > 0
+        ORDER BY grouping(outcome) DESC, findings DESC, outcome"""
     return Question(sql, {"since": since, "until": until, "kind": kind})
 
 

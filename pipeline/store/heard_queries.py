@@ -162,7 +162,7 @@ def _parts(whole_days: bool) -> dict[str, str]:
     days = "time_bucket(to_seconds($step_s), ts AT TIME ZONE $zone) AT TIME ZONE $zone"
     step = days if whole_days else "time_bucket(to_seconds($step_s), ts, $midnight::TIMESTAMPTZ)"
     return {
-        "total": f"""SELECT {_CALLS}, {_R}, count(*) AS directions,
+        "total": f"""SELECT count(DISTINCT of_call) FILTER (r_factor IS NOT NULL) AS calls, {_R}, count(*) AS directions,
             count(*) FILTER (grounded AND r_factor IS NOT NULL) AS grounded FROM heard""",
         "over_time": f"SELECT {step} AS at, {_R} FROM heard GROUP BY ALL",
         "bands": _bands(),
@@ -198,7 +198,7 @@ def overview(
 ) -> dict[str, list[Row]]:
     """Name of each of `parts` -> its rows, in no order but where one is named:
 
-    total      calls, directions, rated, enough, grounded, r_*, mos_*
+    total      calls (rated), directions, rated, enough, grounded, r_*, mos_*
     over_time  at (start of a step), rated, enough, r_*, mos_*; `steps`: seconds, and where steps of hours begin
     bands      band (words of `emodel.band`), r_from, directions; the best first
     spread     figure (of `EDGES`), high (upper end of the step, infinite for the last), directions
