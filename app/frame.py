@@ -9,6 +9,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import streamlit as st
 
+from app import signin
+from app.config import settings
+
 RANGES: Final = {
     "15m": timedelta(minutes=15),
     "1h": timedelta(hours=1),
@@ -72,6 +75,7 @@ def draw() -> None:
             label_visibility="collapsed",
             width=240,
         )
+        signin.sign_out_link(settings().app)
     zone = ZoneInfo(browser if zone_name == BROWSER else zone_name)
     st.session_state["frame"] = _absolute(zone) if chosen == ABSOLUTE else _relative(str(chosen), zone)
 

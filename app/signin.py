@@ -142,6 +142,17 @@ def may_see(app: AppSettings) -> bool:
     return False
 
 
+def sign_out_link(app: AppSettings) -> None:
+    """Inside a page: the way out, for who signed in here."""
+    import streamlit as st  # noqa: PLC0415  as above
+
+    way = way_of(app)
+    if way == "password":  # the gate's own page: it takes the session's cookie away
+        st.html(f'<a href="{SIGN_OUT}" target="_self" style="font-size:.85rem">Sign out</a>', width="content")
+    elif way == "oidc":
+        st.button("Sign out", on_click=st.logout, type="tertiary", key="sign_out")
+
+
 # -- the gate --------------------------------------------------------------------------------------------
 
 

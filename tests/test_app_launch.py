@@ -217,9 +217,18 @@ def test_pages_are_kept_back(user: dict[str, Any], may: bool, app_store: AppStor
     with reading(app_store.path, oidc_users=["*@example.com"]):
         app = App(user=user)
     assert bool(app.test.dataframe) == may
+    assert app.test.button(key="sign_out" if user["is_logged_in"] else "sign_in")
     if not may:
         assert "<div" not in app.html()
-        assert app.test.button[0].label == ("Sign out" if user["is_logged_in"] else "Sign in")
+        assert len(app.test.button) == 1
+
+
+def test_a_way_out(app_store: AppStore, password_file: Path) -> None:
+    """On every page, for who signed in with a password; where nobody signs in there is none."""
+    with reading(app_store.path, password_file=password_file):
+        assert f'<a href="{SIGN_OUT}" target="_self"' in App("health").html()
+    with reading(app_store.path):
+        assert "Sign out" not in App("health").html()
 
 
 # -- the real thing ----------------------------------------------------------------------------------------
