@@ -24,7 +24,7 @@ COLUMNS: Final = frozenset(
 """Columns of tables whose values may hold a number."""
 
 _MARKS = r"[\s().\-/]"
-_NUMBER = rf"\+?(?:\d{_MARKS}?){{4,24}}\d"
+_NUMBER = rf"\+?\(?(?:\d{_MARKS}{{0,3}}){{4,24}}\d"
 _WHOLE = re.compile(rf"\s*{_NUMBER}\s*")
 _URI_USER = re.compile(
     rf"(?<![\w.])(?P<before>(?:sips?|tel):)(?P<number>{_NUMBER})(?=[@;?>,\s]|$)", re.IGNORECASE
