@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +133,25 @@ def fsync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def wait_until_closed(files: Collection[Path], patience_s: float) -> None:
+    """Wait until this process has none of `files` open. Raises StoreError when one stays open for longer."""
+    give_up_s = time.monotonic() + patience_s
+    while still := _open_files() & {str(file) for file in files}:
+        if time.monotonic() > give_up_s:
+            raise StoreError(
+                f"{', '.join(sorted(still))} is still in use, perhaps by a reader: try again later"
+            )
+        time.sleep(0.02)
+
+
+def _open_files() -> set[str]:
+    names = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed since
+            names.add(str(fd.readlink()))
+    return names
 
 
 def _try_lock(fd: int, kind: int) -> bool:

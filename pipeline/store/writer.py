@@ -31,7 +31,7 @@ from pipeline.store.catalog import Catalog
 from pipeline.store.commits import newest
 from pipeline.store.cursors import Cursors
 from pipeline.store.parquet import conform, latest
-from pipeline.store.paths import StorePaths, WriterLock, fsync
+from pipeline.store.paths import StorePaths, WriterLock, fsync, wait_until_closed
 from pipeline.store.schema import base_table, read_migrations, tables
 from pipeline.store.settings import WriterSettings
 
@@ -222,8 +222,8 @@ class Writer:
     def renew_catalog(self, patience_s: float = 60.0) -> None:
         """Write the catalog file anew, so that nothing is in it any more that was deleted, not even in its gaps.
 
-        Nobody reads or writes meanwhile: live readers attach again by themselves. Raises StoreError when others do not
-        let go of the catalog within `patience_s`; nothing has changed then.
+        Nobody reads or writes meanwhile: live readers attach again by themselves. Raises StoreError when somebody does
+        not let go of the catalog within `patience_s`; nothing has changed then.
         """
         with self._tending, self._committing, self._cursors.nobody_else(patience_s):
             if self._catalog is None or self.stopping:
@@ -231,11 +231,13 @@ class Writer:
             self._catalog.write_copy(self.paths.fresh_catalog)
             self._catalog.close()
             self._catalog = None
-            if self.paths.catalog_log.exists():  # what it holds would be played into the new file
-                raise StoreError(f"{self.paths.catalog} did not close cleanly; it stays as it is")
-            self.paths.fresh_catalog.replace(self.paths.catalog)
-            fsync(self.paths.root)
-            self._catalog = self._open()
+            try:
+                # While anybody has the old file open, DuckDB would go on with that one.
+                wait_until_closed([self.paths.catalog, self.paths.catalog_log], patience_s)
+                self.paths.fresh_catalog.replace(self.paths.catalog)
+                fsync(self.paths.root)
+            finally:
+                self._catalog = self._open()
 
     def merge(self, max_file_bytes: int | None = None) -> upkeep.Merged:
         """Merge files, those below `max_file_bytes` only, beside the flushes (see `upkeep.merge`)."""
