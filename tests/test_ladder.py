@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pipeline.callview import hide_secrets
-from pipeline.ladder import Arrow, Note, build, message_label, printable, to_text
+from pipeline.ladder import Arrow, Note, build, message_label, printable, times, to_text
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ALICE, PROXY, BOB = ("10.0.0.1", 5060), ("10.0.0.2", 5060), ("2001:db8::3", 5062)
@@ -210,3 +211,121 @@ def test_hidden_secrets() -> None:
         b"\r\n"
         b"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:****************************\r\n"
     )
+
+
+# -- hops --------------------------------------------------------------------------------------------------
+
+
+def spans(*messages: Row, collapse: bool = True) -> list[tuple[str, str, str, list[str]]]:
+    """Sender, receiver, label and whom it passed, of each arrow."""
+    ladder = build(messages, collapse_hops=collapse)
+    names = ladder.participants
+    return [(names[arrow.src], names[arrow.dst], arrow.label, arrow.via) for arrow in ladder.arrows]
+
+
+A, P, B = "10.0.0.1:5060", "10.0.0.2:5060", "[2001:db8::3]:5062"
+
+
+def test_hops_of_a_message_are_one_arrow() -> None:
+    """From its sender to its last receiver; replies come back the same way. Behind it lie all that was mirrored."""
+    ringing = {"status": 180, "reason": "Ringing", "to_tag": "b1"}
+    messages = [
+        message(0, ALICE, PROXY),
+        message(1, PROXY, BOB, via_branch="z9hG4bK-2", ruri_user="bob-at-home"),
+        message(2, PROXY, BOB, via_branch="z9hG4bK-2", ruri_user="bob-at-home"),
+        message(5, BOB, PROXY, via_branch="z9hG4bK-2", **ringing),
+        message(6, PROXY, ALICE, **ringing),
+    ]
+    assert spans(*messages) == [(A, B, "INVITE bob", [P]), (B, A, "180 Ringing", [P])]
+    assert len(spans(*messages, collapse=False)) == 4
+    ladder = build(messages, collapse_hops=True)
+    assert ladder.participants == [A, B]
+    assert [arrow.msg_ids for arrow in ladder.arrows] == [[0, 1000, 2000], [5000, 6000]]
+    assert [arrow.msg_id for arrow in ladder.arrows] == [0, 5000]
+
+
+def test_a_proxys_own_messages_stay() -> None:
+    """Its 100 passes nothing on (RFC 3261 16.7), nor does the 487 that it makes, with a tag of its own."""
+    trying = {"status": 100, "reason": "Trying"}
+    assert spans(
+        message(0, ALICE, PROXY),
+        message(1, PROXY, ALICE, **trying),
+        message(2, PROXY, BOB, via_branch="z9hG4bK-2"),
+        message(3, BOB, PROXY, via_branch="z9hG4bK-2", **trying),
+        message(4, BOB, PROXY, via_branch="z9hG4bK-2", status=487, reason="No", to_tag="b1"),
+        message(5, PROXY, ALICE, status=487, reason="No", to_tag="proxy"),
+    ) == [
+        (A, B, "INVITE bob", [P]),
+        (P, A, "100 Trying", []),
+        (B, P, "100 Trying", []),
+        (B, P, "487 No", []),
+        (P, A, "487 No", []),
+    ]
+
+
+def test_a_fork_is_one_arrow_a_branch() -> None:
+    """Each from the caller, the first with the caller's own hop behind it."""
+    carol = ("10.0.0.4", 5060)
+    ladder = build(
+        [
+            message(0, ALICE, PROXY),
+            message(1, PROXY, BOB, via_branch="z9hG4bK-2"),
+            message(2, PROXY, carol, via_branch="z9hG4bK-3"),
+        ],
+        collapse_hops=True,
+    )
+    assert [(arrow.src, arrow.dst, arrow.msg_ids) for arrow in ladder.arrows] == [
+        (0, 1, [0, 1000]),
+        (0, 2, [2000]),
+    ]
+    assert [arrow.via for arrow in ladder.arrows] == [[P], [P]]
+
+
+def test_other_calls_and_loops_are_no_hops() -> None:
+    """A switch's second leg has a Call-ID of its own; what comes back to where it was is drawn."""
+    assert len(spans(message(0, ALICE, PROXY), message(1, PROXY, BOB, call_id="c2@sip.test"))) == 2
+    assert len(spans(message(0, ALICE, PROXY), message(1, PROXY, ALICE, via_branch="z9hG4bK-2"))) == 2
+    assert len(spans(message(0, ALICE, PROXY), message(1, PROXY, PROXY, via_branch="z9hG4bK-2"))) == 2
+
+
+def test_who_is_who() -> None:
+    """By the first User-Agent that each sent of its own accord: a proxy passes on that of others."""
+    ladder = build(
+        [
+            message(0, ALICE, PROXY, user_agent="Desk\x1b"),
+            message(1, PROXY, BOB, via_branch="z9hG4bK-2", user_agent="Desk\x1b"),
+            message(2, BOB, PROXY, via_branch="z9hG4bK-2", status=180, user_agent="Mobile"),
+            message(3, PROXY, ALICE, status=180, user_agent="Mobile"),
+            message(4, PROXY, ALICE, method="OPTIONS", user_agent="Proxy 1.0"),
+            message(5, ALICE, PROXY, method="OPTIONS", status=200, user_agent="Desk 2"),
+        ]
+    )
+    assert dict(zip(ladder.participants, ladder.agents, strict=True)) == {
+        A: "Desk·",
+        P: "Proxy 1.0",
+        B: "Mobile",
+    }
+
+
+def test_families() -> None:
+    """What decides how a step is drawn."""
+    replies = [
+        message(at, PROXY, ALICE, status=status, reason="x")
+        for at, status in enumerate((180, 200, 302, 404, 503, 603))
+    ]
+    own = message(9, PROXY, BOB, from_tag="late-1f")
+    own_reply = message(10, BOB, PROXY, from_tag="late-1f", status=180)
+    families = [arrow.family for arrow in build([message(-1, ALICE, PROXY), *replies, own, own_reply]).arrows]
+    assert families == ["request", "1xx", "2xx", "3xx", "failure", "failure", "failure", "own", "own"]
+
+
+def test_times() -> None:
+    ladder = build([message(0, ALICE, PROXY), message(1500.4, PROXY, ALICE, status=200)], [finding(1600)])
+    assert times(ladder) == ["+0.000", "+1.500", "+1.600"]
+    assert times(ladder, "previous") == ["+0.000", "+1.500", "+0.100"]
+    assert times(ladder, "absolute", ZoneInfo("Asia/Kolkata")) == [
+        "17:30:00.000",
+        "17:30:01.500",
+        "17:30:01.600",
+    ]
+    assert times(build([])) == []
