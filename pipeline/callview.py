@@ -56,7 +56,6 @@ def view(reader: Reader, call_id: str) -> CallView:
     call = queries.call_row(reader, call_id)
     leg_b_of = quality_queries.call_of_leg(reader, call_id)
     cdrs = quality_queries.call_cdrs(reader, leg_b_of or call_id)
-    had_media = call is not None and call["answer_ts"] is not None
     return CallView(
         call_id,
         call,
@@ -66,8 +65,15 @@ def view(reader: Reader, call_id: str) -> CallView:
         quality_queries.call_legs(reader, leg_b_of or call_id),
         cdrs,
         leg_b_of,
-        quality_queries.why_without_cdr(reader, call_id) if had_media and not cdrs else None,
+        _without_cdr(reader, call) if not cdrs else None,
     )
+
+
+def _without_cdr(reader: Reader, call: Row | None) -> str | None:
+    """Why the call has no CDR; nobody asks of one that was not answered."""
+    if call is None or call["answer_ts"] is None:
+        return None
+    return quality_queries.why_without_cdr(reader, call["call_id"], call["first_ts"])
 
 
 def _has_quality(reader: Reader, call_id: str) -> bool:

@@ -86,10 +86,13 @@ def call_of_leg(source: Source, call_id: str) -> str | None:
     return next((row["call_id"] for row in rows_of(source, sql, {"call_id": call_id})), None)
 
 
-def why_without_cdr(source: Source, call_id: str) -> str | None:
-    """The reason why no CDR is joined with a call on the mirror; None when one is."""
-    sql = "SELECT reason FROM sip_unjoined WHERE call_id = $call_id"
-    return next((row["reason"] for row in rows_of(source, sql, {"call_id": call_id})), None)
+def why_without_cdr(source: Source, call_id: str, began: datetime) -> str | None:
+    """The reason why no CDR is joined with a call on the mirror that `began` then; None when one is."""
+    sql = """
+        SELECT reason FROM sip_unjoined($began, $began::TIMESTAMPTZ + INTERVAL 1 MICROSECOND)
+        WHERE call_id = $call_id"""
+    asked = {"call_id": call_id, "began": began}
+    return next((row["reason"] for row in rows_of(source, sql, asked)), None)
 
 
 def join_counts(source: Source, *, since: datetime | None = None, until: datetime | None = None) -> list[Row]:
