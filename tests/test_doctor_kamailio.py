@@ -428,4 +428,4 @@ def test_an_armed_tap_that_is_not_let_in(own_scene, start_kamailio, meet):
     said = scene.said()
     assert said.complaints == said.wrong == {"compensating_call"}, said
     assert "HEPDUCK_SECRET" in said.mend("compensating_call")
-    assert said["arming"].told.startswith("ARMED: fake_call; 1 findings")
+    assert said["arming"].told.startswith("ARMED: fake_call; 1 finding;")

@@ -67,6 +67,11 @@ def lines(where: str, *text: str) -> Mend:
     return Mend(where, text)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 agent`, `2 agents`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 Judge = Callable[["Look"], Diagnosis]
 
 

@@ -16,6 +16,7 @@ from pipeline.doctor.diagnosis import (
     advice,
     cannot_tell,
     check,
+    counted,
     lines,
     ok,
     wrong,
@@ -52,7 +53,8 @@ _CALLS = f"""
         SELECT * FROM invite SEMI JOIN (SELECT call_id, dst_ip AS src_ip FROM invite) USING (call_id, src_ip)
     )
     SELECT f.call_id, f.ruri_user, f.ruri_host, f.to_user, f.to_host, s.dst_ip, s.dst_port,
-        s.ruri_user AS sent_user, s.dst_ip IS NULL AND c.outcome IN ('canceled', 'no_answer') AS reached_nobody
+        s.ruri_user AS sent_user,
+        s.dst_ip IS NULL AND c.first_18x_ts IS NULL AND c.outcome IN ('canceled', 'no_answer') AS reached_nobody
     FROM first f LEFT JOIN sent_on s USING (call_id) LEFT JOIN call c USING (call_id)"""
 
 
@@ -97,7 +99,10 @@ def aliases(look: Look) -> Diagnosis:
             unknown=unknown,
         )
     if not proven:
-        return ok(f"{len(calls)} calls: no number that only the proxy knows the account of", calls=len(calls))
+        return ok(
+            f"{counted(len(calls), 'call')}: no number that only the proxy knows the account of",
+            calls=len(calls),
+        )
     table = {number: account for number, (account, _) in sorted(proven.items())}
     most = sorted(proven.items(), key=lambda item: -len(item[1][1]))[:_SHOWN]
     told = ", ".join(f"{len(ids)} to {number} ring {account}" for number, (account, ids) in most)
@@ -109,7 +114,7 @@ def aliases(look: Look) -> Diagnosis:
         written = ("[detectors.late_register.aliases]", *entries)
     judged = wrong if any(account in accounts.woken for account in table.values()) else advice
     return judged(
-        f"callees that match no account: of {len(calls)} calls {told}; their ghost calls are not found",
+        f"callees that match no account: of {counted(len(calls), 'call')} {told}; their ghost calls are not found",
         lines(HEPDUCK, *written),
         aliases=table,
         calls=sum(len(ids) for _, ids in proven.values()),
@@ -200,7 +205,7 @@ def trust(look: Look) -> Diagnosis:
         return cannot_tell("agents are listed 10 s after they were first heard")
     doubted = [agent for agent in agents if not agent["trusted"]]
     if not doubted:
-        return ok(f"{len(agents)} agents, all trusted", agents=len(agents))
+        return ok(f"{counted(len(agents), 'agent')}, all trusted", agents=len(agents))
     names = [agent_name(agent["agent_addr"], agent["agent_id"]) for agent in doubted]
     told = f"nobody vouches for {', '.join(names)}: what is found by them never acts"
     addresses = sorted({agent["agent_addr"] for agent in doubted})
@@ -234,9 +239,9 @@ def arming(look: Look) -> Diagnosis:
     outcomes = {row["outcome"]: row["n"] for row in attempts}
     numbers = {"findings": findings, "armed": look.armed, "outcomes": outcomes}
     if not look.armed:
-        return ok(f"dry run: {findings} findings, nothing is sent to anybody", **numbers)
+        return ok(f"dry run: {counted(findings, 'finding')}, nothing is sent to anybody", **numbers)
     came = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "nothing to do"
-    told = f"ARMED: {', '.join(look.armed)}; {findings} findings; {came}"
+    told = f"ARMED: {', '.join(look.armed)}; {counted(findings, 'finding')}; {came}"
     stop = look.store / "STOP"
     if stop.exists():
         return advice(
@@ -259,13 +264,15 @@ def compensating_call(look: Look) -> Diagnosis:
     total = sum(row["calls"] for row in found)
     silent = sum(row["calls"] for row in found if row["status"] is None)
     if not refused and silent < _FEW:
-        return ok(f"{total} compensating calls were let through", calls=total)
+        return ok(f"{counted(total, 'compensating call')} let through", calls=total)
     told = [f"{count} with {status}" for status, count in refused.items()]
     mends = [lines(KAMAILIO, *_REFUSALS[status]) for status in refused]
     if silent >= _FEW:
         told.append(f"{silent} without any answer")
         mends.append(lines(HEPDUCK, "[actions.fake_call]", 'proxy = "sip:ADDRESS_OF_KAMAILIO:5060"'))
-    return wrong(f"of {total} compensating calls Kamailio refused {', '.join(told)}", *mends, calls=total)
+    return wrong(
+        f"of {counted(total, 'compensating call')} Kamailio refused {', '.join(told)}", *mends, calls=total
+    )
 
 
 _REFUSALS: dict[int, tuple[str, ...]] = {

@@ -17,6 +17,7 @@ from pipeline.doctor.diagnosis import (
     advice,
     cannot_tell,
     check,
+    counted,
     lines,
     ok,
     wrong,
@@ -108,7 +109,9 @@ def cdr_sources(look: Look) -> Diagnosis:
     if not sources:
         return cannot_tell("no source of CDRs was ever read")
     rows = sum(row["imported"] or 0 for row in sources.values())
-    return ok(f"{rows} rows from {len(sources)} sources", rows=rows, sources=sorted(sources))
+    return ok(
+        f"{counted(rows, 'row')} from {counted(len(sources), 'source')}", rows=rows, sources=sorted(sources)
+    )
 
 
 def _entry(name: str) -> str:

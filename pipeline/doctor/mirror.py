@@ -49,8 +49,7 @@ class _Count:
 
     @property
     def lacks_replies(self) -> bool:
-        few = self.answered <= _SILENT_SHARE * self.requests
-        return few and (self.proven >= _FEW or (not self.answered and self.requests >= _ENOUGH))
+        return self.proven >= _FEW and self.answered <= _SILENT_SHARE * self.requests
 
     @property
     def hides_replies(self) -> bool:
@@ -64,11 +63,14 @@ class _Count:
 # A reply has its request's Call-ID, CSeq and topmost branch, which differs from hop to hop (RFC 3261 17.1.3). That
 # an unseen reply was sent is proven by the ACK under the INVITE's own branch (17.1.1.3), and for a REGISTER by its
 # nonce, which came in a challenge, unless the next hop gave no answer, or by the answer that the next hop gave.
+# Keepalives do not count: Kamailio's own are not mirrored while their replies are (kamailio issue 3136), and those of
+# scanners stay unanswered.
 _TRANSACTIONS = f"""
     WITH of_hop AS (
         SELECT call_id, method, cseq, coalesce(via_branch, '') AS branch, status, transport, payload,
             contains(src_ip, ':') AS ipv6, received_at
         FROM sip WHERE received_at >= $since - INTERVAL 1 MINUTE
+            AND method IN ('INVITE', 'ACK', 'BYE', 'CANCEL', 'REGISTER')
     ),
     request AS (
         SELECT call_id, method, cseq, branch, any_value(transport) AS transport, any_value(ipv6) AS ipv6,
@@ -105,7 +107,7 @@ def replies(look: Look) -> Diagnosis:
     rows = look.rows(_TRANSACTIONS)
     total = _sum(rows)
     if not total.requests and not total.orphans:
-        return cannot_tell("no SIP message came")
+        return cannot_tell("neither calls nor registrations came")
     mend = lines(KAMAILIO, *_ALL_MESSAGES)
     if _is_one_sided(total):
         if not total.orphans:
@@ -123,7 +125,7 @@ def replies(look: Look) -> Diagnosis:
     if silent:
         told = ", ".join(f"{count.requests} {method}" for method, count in silent.items())
         return wrong(
-            f"replies are missing from the mirror: of {told} {total_of(silent)} have one",
+            f"replies are missing from the mirror: of {told} {_answered(silent)} have one",
             mend,
             methods=sorted(silent),
         )
@@ -138,14 +140,14 @@ def replies(look: Look) -> Diagnosis:
     )
 
 
-def total_of(counts: dict[str, _Count]) -> str:
-    """How many were answered, in words."""
+def _answered(counts: dict[str, _Count]) -> str:
     answered = sum(count.answered for count in counts.values())
     return str(answered) if answered else "none"
 
 
 def _is_one_sided(total: _Count) -> bool:
-    return total.lacks_requests or total.lacks_replies
+    lacks_replies = total.lacks_replies or (not total.answered and total.requests >= _ENOUGH)
+    return lacks_replies or total.lacks_requests
 
 
 def _sum(rows: Iterable[Row]) -> _Count:
@@ -199,7 +201,7 @@ def hops(look: Look) -> Diagnosis:
     rows = look.rows(_TRANSACTIONS)
     total = _sum(rows)
     if not total.requests and not total.orphans:
-        return cannot_tell("no SIP message came")
+        return cannot_tell("neither calls nor registrations came")
     if _is_one_sided(total):
         return cannot_tell("the mirror is one-sided (see replies)")
     if _lost_invites(look):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.doctor.diagnosis import Check, Diagnosis, Verdict
+from pipeline.doctor.diagnosis import Check, Diagnosis, Verdict, counted
 from pipeline.doctor.look import Look
 from pipeline.ladder import printable
 
@@ -53,11 +53,11 @@ def as_rows(told: Told) -> list[dict[str, Any]]:
 def _head(look: Look) -> str:
     if look.until is None:
         return f"{look.store}: no message in it"
-    counted = look.row(
+    seen = look.row(
         "SELECT count(*) AS messages, count(DISTINCT (agent_addr, agent_id)) AS agents"
         " FROM sip WHERE received_at >= $since"
     )
     return (
         f"{look.store}, {look.since:%Y-%m-%d %H:%M:%S} to {look.until:%Y-%m-%d %H:%M:%S} UTC:"
-        f" {counted['messages']} SIP messages of {counted['agents']} agents"
+        f" {counted(seen['messages'], 'SIP message')} of {counted(seen['agents'], 'agent')}"
     )
