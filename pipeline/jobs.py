@@ -2,7 +2,7 @@
 
 One run of a job at a time; runs that were missed are made up by one; each is early or late by some seconds,
 so that many jobs do not start in step. A job must not raise, and ends soon once it is told to. Each run is
-noted: `status` says when it was, how long it took, what failed, and when the next one is due.
+noted: `status` says when it was, how long it took, what it did, what failed, and when the next one is due.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class JobStatus:
     running: bool = False
     runs: int = 0  # that have ended, since the start
     failures: int = 0  # of those
+    told: str | None = None  # what the last run did, in a few words, where the job says so
     error: str | None = None  # of the last run, in one line
     began_us: int | None = None  # the last run
     took_ms: float | None = None  # the last run that has ended
@@ -60,11 +61,12 @@ class Jobs:
         work: Callable[[], object],
         *,
         jitter: timedelta = timedelta(0),
+        after: timedelta = timedelta(0),
         failing: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Call `work` at once and then every `interval`, early or late by up to `jitter`.
+        """Call `work` `after` the start and then every `interval`, early or late by up to `jitter`.
 
-        `failing` is asked after a run: what went wrong in it, or None.
+        Text that it returns is shown. `failing` is asked after a run: what went wrong in it, or None.
         """
         self._jobs[name] = JobStatus(name, interval.total_seconds())
         self._scheduler.add_job(
@@ -74,11 +76,11 @@ class Jobs:
             ),
             id=name,
             name=name,
-            next_run_time=datetime.now(UTC),
+            next_run_time=datetime.now(UTC) + after,
         )
 
     def start(self) -> None:
-        """Begin; the first run of each job is due at once."""
+        """Begin; a job without `after` is due at once."""
         self._scheduler.start()
 
     def stop(self) -> None:
@@ -111,8 +113,9 @@ class Jobs:
             self._running += 1
             job.running, job.began_us = True, time.time_ns() // 1000
         error: str | None = None
+        told: object = None
         try:
-            work()
+            told = work()
             error = failing()
         except BaseException as failure:
             error = repr(failure)
@@ -123,5 +126,6 @@ class Jobs:
                 job.running, job.took_ms = False, (time.monotonic() - began_s) * 1000
                 job.runs += 1
                 job.failures += error is not None
+                job.told = told if isinstance(told, str) else None
                 job.error = error.partition("\n")[0] if error is not None else None
                 self._changed.notify_all()

@@ -16,13 +16,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any
 
-import duckdb
 import structlog
 
 from pipeline.assemble import actions_of, detectors_of
@@ -41,12 +40,13 @@ from pipeline.jobs import Jobs
 from pipeline.outbox import Outbox
 from pipeline.protocols.redact import Redactor
 from pipeline.quality.work import QualityWork
+from pipeline.recall import recall
 from pipeline.settings import Settings
 from pipeline.status import Status, plugin_states, write_status
-from pipeline.store import upkeep
 from pipeline.store.cdrs import CdrStore
 from pipeline.store.ledger import Ledger
 from pipeline.store.paths import StorePaths
+from pipeline.store.work import StoreWork
 from pipeline.store.writer import Writer
 
 MESSAGE_TABLES = ("sip", "rtcp", "log", "weird")
@@ -61,7 +61,6 @@ AGENTS_S = 10.0
 HOLDS_S = 1.0  # a stop waits that long for findings that are still held
 REPORT_DUE = timedelta(minutes=1)  # how often it is looked whether the daily report is due
 STOP_FLUSH_S = 10.0
-MERGE_BELOW_BYTES = 16 << 20  # larger files are not written again for each small one that joins them
 LEDGER_KEPT_US = 7 * 86_400_000_000
 SKEW_WARNED_US = 5_000_000
 SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
@@ -122,9 +121,9 @@ class Service:
             every(settings.quality.interval, "quality", self.quality.refresh, failing=self.quality.error)
         if settings.quality.report_dir is not None:
             every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.error)
-        if settings.store.merge_interval:
-            every(settings.store.merge_interval, "merge", self._merge, failing=lambda: self._merge_error)
-        self._merge_error: str | None = None
+        self.store = StoreWork(self.writer, settings.store.retention)
+        for name, work, interval, after in self.store.jobs(settings.store):
+            every(interval, name, work, after=after, failing=self.store.failing(name))
         self._skew_warned: set[str] = set()
         self._stop = threading.Event()
         self._asked: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -154,6 +153,7 @@ class Service:
         for warning in self.tap.warnings():
             log.warning(warning)
         log.info("listening", on=[str(address) for address in self.tap.addresses], store=str(self.paths.root))
+        self.store.take_orders()
         self.jobs.start()
         self._write_status("running")
 
@@ -167,6 +167,7 @@ class Service:
     def loop(self) -> None:
         """Decode and detect until `stop`; then drain what was received and close everything."""
         try:
+            self._recall()
             while not self._stop.is_set():
                 self.step()
         except BaseException:
@@ -174,6 +175,15 @@ class Service:
             self._close(drain=False)
             raise
         self._close()
+
+    def _recall(self) -> None:
+        """What was known before the last stop or crash; messages that come meanwhile wait in the queue."""
+        how = self.settings.engine
+        now = datetime.now(UTC)
+        for finding in recall(
+            self.engine, self.writer, now=now, lookback=how.recall, most=how.recall_messages
+        ):
+            self._raise(finding)
 
     def stop(self) -> None:
         """Ask the loop to end; safe in signal handlers and from other threads."""
@@ -280,18 +290,6 @@ class Service:
                 [{"minute": at(minute_us), "node": self.settings.node, "shed": shed, **plain}],
             )
 
-    def _merge(self) -> None:
-        """Small files slow readers: join them, and delete those that no reader can still use."""
-        try:
-            self.writer.merge(MERGE_BELOW_BYTES)
-            with contextlib.closing(self.writer.cursor()) as cursor:
-                upkeep.expire(cursor)
-                upkeep.clean_up(cursor)
-            self._merge_error = None
-        except (duckdb.Error, OSError, StoreError) as error:
-            self._merge_error = str(error)
-            log.warning("merge failed, will be tried again", error=str(error))
-
     # -- status ----------------------------------------------------------------------------------------
 
     def status(self, state: str) -> Status:
@@ -393,6 +391,7 @@ class Service:
             source.stop()
         self._cdr_store.close()
         self.quality.stop()
+        self.store.stop()
         self.jobs.stop()
         if drain:
             self._await_holds()

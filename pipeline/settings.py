@@ -13,14 +13,12 @@ import os
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.durations import Duration
 from pipeline.engine.rules import RulesSettings
 from pipeline.engine.state import StateSettings
 from pipeline.errors import ConfigError
@@ -28,14 +26,14 @@ from pipeline.ingest.cdr.settings import CdrSourceSettings, with_names_of_their_
 from pipeline.ingest.tap import TapSettings
 from pipeline.protocols.redact import EVERYTHING, Redacted
 from pipeline.quality.settings import QualitySettings
-from pipeline.store.settings import WriterSettings
+from pipeline.store.settings import RetentionSettings, UpkeepSettings, WriterSettings
 
 DEFAULT_FILE = Path("hepduck.toml")
 _PREFIX = "HEPDUCK_"
 
 
-class StoreSettings(BaseModel):
-    """Where the lake lies, and how it is written."""
+class StoreSettings(UpkeepSettings):
+    """Where the lake lies, how it is written, and what is kept."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +41,7 @@ class StoreSettings(BaseModel):
     redact: list[Redacted] = Field(
         list(EVERYTHING), description="starred before it is stored: credentials, message_bodies"
     )
-    merge_interval: Duration = Field(timedelta(minutes=1), description='join small files; "0s": never')
+    retention: RetentionSettings = Field(default_factory=RetentionSettings, description="how long rows stay")
     writer: WriterSettings = Field(default_factory=WriterSettings, description="how it is written")
 
 
@@ -55,10 +53,6 @@ class MetricsSettings(BaseModel):
     listen: str | None = Field(None, description='"127.0.0.1:9096"; empty: no endpoint')
 
 
-class LogSettings(BaseModel):
-    """Logs go to stderr: JSON when that is no terminal."""
-
-    model_config = ConfigDict(extra="forbid")
 class AppSettings(BaseModel):
     """The web app of `hepduck app`. On an address that others can reach it wants a sign-in, one of three."""
 
@@ -92,6 +86,10 @@ class AppSettings(BaseModel):
         return [str(ip_network(network)) for network in networks]
 
 
+class LogSettings(BaseModel):
+    """Logs go to stderr: JSON when that is no terminal."""
+
+    model_config = ConfigDict(extra="forbid")
 
     level: str = Field(
         "info", description="debug, info, warning or error", pattern="^(debug|info|warning|error)$"
@@ -112,11 +110,11 @@ class Settings(BaseModel):
     rules: RulesSettings = Field(default_factory=RulesSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    app: AppSettings = Field(default_factory=AppSettings)
     cdr: Annotated[list[CdrSourceSettings], AfterValidator(with_names_of_their_own)] = Field(
         default=[], description="tables and files with call detail records, one [[cdr]] each"
     )
     quality: QualitySettings = Field(default_factory=QualitySettings)
-    app: AppSettings = Field(default_factory=AppSettings)
     # Plugins bring the models of their own tables; they are read when the plugins are loaded.
     detectors: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")
     actions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="a table for each")

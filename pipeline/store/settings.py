@@ -54,6 +54,16 @@ class WriterSettings(BaseModel):
     serve_readers: bool = Field(True, description="let other processes read live, on loopback")
 
 
+class UpkeepSettings(BaseModel):
+    """How often the running tap does what about its store: a part of `[store]`."""
+
+    merge_interval: Duration = Field(timedelta(minutes=1), description='join small files; "0s": never')
+    prune_interval: Duration = Field(timedelta(hours=1), description='see [store.retention]; "0s": never')
+    count_interval: Duration = Field(timedelta(minutes=1), description='messages by minute; "0s": never')
+    rate_interval: Duration = Field(timedelta(minutes=5), description='quality by hour; "0s": never')
+    check_interval: Duration = Field(timedelta(days=1), description='is the store whole? "0s": never asked')
+
+
 _MESSAGES = timedelta(days=14)
 _FACTS = timedelta(days=400)
 

@@ -64,6 +64,15 @@ def clean_up(cursor: duckdb.DuckDBPyConnection, older_than: timedelta = READER_G
     return len(done)
 
 
+def clear_orphans(cursor: duckdb.DuckDBPyConnection, older_than: timedelta) -> int:
+    """Delete files that no snapshot ever knew, as a merge leaves that failed; younger ones may be of a batch that is
+    being committed. Returns how many."""
+    done = cursor.execute(
+        f"CALL ducklake_delete_orphaned_files('lake', older_than => now() - {_interval(older_than)})"
+    ).fetchall()
+    return len(done)
+
+
 def _compacted(cursor: duckdb.DuckDBPyConnection, paths: StorePaths, call: str) -> Merged:
     before = _live_files(cursor)
     done = cursor.execute(call).fetchall()
