@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, tzinfo
 from typing import Any, Final
 
@@ -20,24 +21,34 @@ from pipeline.palette import ARROWS, BLUE, GREY
 SELECTION: Final = "msg"
 """Name of the selection; its field is `msg_id`, that of the arrow's first message."""
 
+MOST_STEPS = 200
+"""What a browser draws without a wait; longer ladders are shown in parts."""
+
 HEAD_PX, ARROW_PX, LINE_PX, NOTE_PAD_PX = 46, 27, 15, 10
 MIN_LANE_PX: Final = 110
 _RIGHT = 0.5  # lanes right of the last participant
 _NOTE_CHARS, _NOTE_CHARS_PER_LANE = 50, 17  # at least; in a lane of the least width
 _HEAD_EVERY = 30  # steps
+_ALL: Final = slice(None)
 _INK = "currentColor"  # of the page that shows the chart, light or dark
 
 Row = dict[str, Any]
 
 
 def chart(
-    ladder: Ladder, *, clock: Clock = "first", zone: tzinfo = UTC, selected: int | None = None
+    ladder: Ladder,
+    *,
+    clock: Clock = "first",
+    zone: tzinfo = UTC,
+    selected: int | None = None,
+    shown: slice = _ALL,
 ) -> alt.LayerChart:
     """The chart, as high as it needs to be and as wide as its place.
 
-    `clock` and `zone` as for `ladder.times`; `selected` is the `msg_id` of the arrow to mark.
+    `clock` and `zone` as for `ladder.times`; `selected` is the `msg_id` of the arrow to mark; `shown` are the steps
+    to draw, of a ladder too long for one chart.
     """
-    rows = _rows(ladder, times(ladder, clock, zone))
+    rows = _rows(_part(ladder, shown), times(ladder, clock, zone)[shown])
     left, right = _edges(ladder)
     lanes = right - left
     x_scale = alt.Scale(domain=[left, right], nice=False, zero=False)
@@ -93,9 +104,14 @@ def min_width_px(ladder: Ladder) -> int:
     return round(MIN_LANE_PX * max(right - left, 3.5))
 
 
-def height_px(ladder: Ladder) -> int:
+def height_px(ladder: Ladder, shown: slice = _ALL) -> int:
     """How high the chart is."""
-    return round(_rows(ladder, [""] * len(ladder.steps))["height"])
+    part = _part(ladder, shown)
+    return int(_rows(part, [""] * len(part.steps))["height"])
+
+
+def _part(ladder: Ladder, shown: slice) -> Ladder:
+    return replace(ladder, steps=ladder.steps[shown])
 
 
 def _edges(ladder: Ladder) -> tuple[float, float]:

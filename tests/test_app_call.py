@@ -18,6 +18,7 @@ from recordings import PATHS, load
 
 from app import call_export
 from app.call_data import WholeCall, whole_call
+from pipeline import ladder_chart
 from pipeline.api.opened import Store
 from pipeline.ingest.recordings import read_recording
 
@@ -108,6 +109,25 @@ def test_times(open_app: type[App]) -> None:
         24 * 60
     )
     assert hours == 5 * 60 + 30  # the page above was in UTC
+
+
+def test_a_long_ladder_comes_in_parts(
+    ghost: App, open_app: type[App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part with the chosen message; together they are the whole, with the same times."""
+    monkeypatch.setattr(ladder_chart, "MOST_STEPS", 6)
+    found: list[dict[str, Any]] = []
+    parts: list[int] = []
+    while len(found) < len(arrows(ghost)):
+        first = arrows(ghost)[len(found)]["msg_id"]
+        app = open_app("call", call_id=CALL, hops="true", msg=str(first))
+        assert 0 < len(arrows(app)) <= 6
+        parts.append(app.test.pagination(key="ladder_part").value)
+        found += arrows(app)
+    assert parts == list(range(1, len(parts) + 1))
+    assert [(row["label"], row["time"]) for row in found] == [
+        (row["label"], row["time"]) for row in arrows(ghost)
+    ]
 
 
 def test_legs_merged(open_app: type[App]) -> None:

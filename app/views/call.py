@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import streamlit as st
@@ -10,9 +11,9 @@ from app import call_export, call_media, call_message, data, frame, look
 from app.call_data import WholeCall, whole_call
 from pipeline import ladder_chart
 from pipeline.errors import StoreError
-from pipeline.ladder import Arrow, Ladder, times
+from pipeline.ladder import Arrow, Clock, Ladder, times
 
-CLOCKS = {"since first": "first", "since previous": "previous", "time of day": "absolute"}
+CLOCKS: dict[str, Clock] = {"since first": "first", "since previous": "previous", "time of day": "absolute"}
 _LADDER_PX = 720
 _MOST_COPIES = 12
 
@@ -75,7 +76,7 @@ def _facts(call: WholeCall) -> None:
         st.caption(f"Leg B of {look.plain(seen.leg_b_of)}: quality and CDRs are that call's.")
 
 
-def _choices(call: WholeCall) -> tuple[bool, bool, str]:
+def _choices(call: WholeCall) -> tuple[bool, bool, Clock]:
     """How the ladder is drawn; all of it in the URL."""
     with st.container(horizontal=True, vertical_alignment="center", key="call_choices"):
         clock = st.segmented_control(
@@ -105,27 +106,55 @@ def _choices(call: WholeCall) -> tuple[bool, bool, str]:
     return every_hop, merged, CLOCKS[str(clock)]
 
 
-def _messages(call: WholeCall, ladder: Ladder, clock: str) -> None:
+def _messages(call: WholeCall, ladder: Ladder, clock: Clock) -> None:
     """The ladder, and beside it the message that is chosen in it."""
     arrows = ladder.arrows
     ids = [arrow.msg_id for arrow in arrows]
     asked = st.query_params.get("msg", "")
     at = ids.index(int(asked)) if asked.isdigit() and int(asked) in ids else 0
+    part = _part(ladder, ladder.steps.index(arrows[at]))
     left, right = st.columns([3, 2], gap="small")
-    with left, st.container(height=min(_LADDER_PX, ladder_chart.height_px(ladder) + 50), key="ladder_box"):
-        least_px = ladder_chart.min_width_px(ladder)
-        st.html(f"<style>.st-key-ladder [data-testid=stVegaLiteChart] {{min-width: {least_px}px}}</style>")
-        st.altair_chart(
-            ladder_chart.chart(ladder, clock=clock, zone=frame.get().zone, selected=ids[at]),  # type: ignore[arg-type]
-            key="ladder",
-            on_select=_clicked,
-            selection_mode=ladder_chart.SELECTION,
-            width="stretch",
-            alt=f"Ladder of {len(arrows)} messages between {len(ladder.participants)} addresses",
-        )
+    with left:
+        needed_px = ladder_chart.height_px(ladder, part) + 50
+        with st.container(height=min(_LADDER_PX, needed_px), key="ladder_box"):
+            least_px = ladder_chart.min_width_px(ladder)
+            st.html(
+                f"<style>.st-key-ladder [data-testid=stVegaLiteChart] {{min-width: {least_px}px}}</style>"
+            )
+            st.altair_chart(
+                ladder_chart.chart(ladder, clock=clock, zone=frame.get().zone, selected=ids[at], shown=part),
+                key="ladder",
+                on_select=_clicked,
+                selection_mode=ladder_chart.SELECTION,
+                width="stretch",
+                alt=f"Ladder of {len(arrows)} messages between {len(ladder.participants)} addresses",
+            )
+        _parts(ladder, part)
     with right:
         rows = {row["msg_id"]: row for row in call.messages()}
         _message(ladder, at, rows)
+
+
+def _part(ladder: Ladder, step: int) -> slice:
+    """The steps that are drawn with `step`."""
+    first = step - step % ladder_chart.MOST_STEPS
+    return slice(first, min(first + ladder_chart.MOST_STEPS, len(ladder.steps)))
+
+
+def _parts(ladder: Ladder, part: slice) -> None:
+    """The way to the other parts of a long ladder: the message chosen there is their first."""
+    pages = math.ceil(len(ladder.steps) / ladder_chart.MOST_STEPS)
+    if pages == 1:
+        return
+    st.caption(f"Steps {part.start + 1} to {part.stop} of {len(ladder.steps)}")
+    st.session_state["ladder_part"] = part.start // ladder_chart.MOST_STEPS + 1
+    firsts = [
+        next((step.msg_id for step in ladder.steps[at:] if isinstance(step, Arrow)), ladder.arrows[-1].msg_id)
+        for at in range(0, len(ladder.steps), ladder_chart.MOST_STEPS)
+    ]
+    st.pagination(
+        pages, key="ladder_part", on_change=lambda: _choose(firsts[st.session_state["ladder_part"] - 1])
+    )
 
 
 def _clicked() -> None:
