@@ -171,6 +171,7 @@ def empty() -> duckdb.DuckDBPyConnection:
         ("c", "call_state", ", NULL::VARCHAR AS state"),
         ("said", "sip", ", method AS request"),
         ("leg", "leg_quality_state", ""),
+        ("peer", "leg_quality_state", ""),
         ("cdr", "cdr_call_state", ""),
         ("worst", "leg_quality_state", ", 0.0 AS mos, 0.0 AS sure_r_factor, false AS one_way"),
         ("ghosts", "finding", ""),

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from pipeline.errors import StoreError
 from pipeline.store.call_search import Condition, compile_search
-from pipeline.store.quality_queries import ENOUGH_PACKETS
+from pipeline.store.heard_queries import ENOUGH, ENOUGH_PACKETS
 from pipeline.store.queries import Row, Source, rows_of
 
 # Media and messages of a call that is in the window may lie that far outside of it.
@@ -46,12 +46,14 @@ _TABLES: Final = {
     "leg": """(
         SELECT * REPLACE (unnest(list_distinct([call_id, leg_call_id])) AS call_id)
         FROM leg_quality_best($near_since, $near_until, NULL))""",
-    "worst": """(
+    # Not every source knows where media come from: of the records of a leg any that does will do.
+    "peer": """(
+        SELECT unnest(list_distinct([call_id, leg_call_id])) AS call_id, peer_ip
+        FROM leg_quality WHERE peer_ip IS NOT NULL AND {ts_near})""",
+    "worst": f"""(
         SELECT call_id,
             min(r_factor) AS r_factor,
-            min(r_factor) FILTER ((grounded OR codec IS NULL)
-                AND (reports >= 2 OR coalesce(packets, 0) + greatest(coalesce(lost, 0), 0) >= $enough)
-            ) AS sure_r_factor,
+            min(r_factor) FILTER ((grounded OR codec IS NULL) AND {ENOUGH}) AS sure_r_factor,
             arg_min(coalesce(mos_cq, mos_lq), r_factor) AS mos,
             arg_min(mos_method, r_factor) AS mos_method,
             bool_and(grounded) AS grounded,
@@ -61,7 +63,7 @@ _TABLES: Final = {
             sum(packets)::BIGINT AS packets,
             bool_or(contains(flags, 'one_way')) AS one_way,
             coalesce(any_value(endpoint) FILTER (leg = 'b'), any_value(endpoint)) AS endpoint
-        FROM leg {of_page} GROUP BY call_id)""",
+        FROM leg l {{of_page}} GROUP BY call_id)""",
     "cdr": """(
         SELECT unnest(list_distinct([call_id, call_id_b])) AS call_id, trunk, accountcode, start_ts
         FROM cdr_call WHERE {start_ts_near})""",

@@ -37,7 +37,7 @@ _NUMBERS: Final = {
 _ELSEWHERE: Final = {
     "ua": (("said", "user_agent"),),
     "codec": (("leg", "codec"),),
-    "trunk": (("leg", "endpoint"), ("leg", "peer_ip"), ("cdr", "trunk")),
+    "trunk": (("leg", "endpoint"), ("peer", "peer_ip"), ("cdr", "trunk")),
     "account": (("cdr", "accountcode"),),
     "method": (("said", "request"),),
 }

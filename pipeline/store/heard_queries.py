@@ -162,8 +162,8 @@ def _parts(whole_days: bool) -> dict[str, str]:
     days = "time_bucket(to_seconds($step_s), ts AT TIME ZONE $zone) AT TIME ZONE $zone"
     step = days if whole_days else "time_bucket(to_seconds($step_s), ts, $midnight::TIMESTAMPTZ)"
     return {
-        "total": f"""SELECT count(DISTINCT of_call) FILTER (r_factor IS NOT NULL) AS calls, {_R}, count(*) AS directions,
-            count(*) FILTER (grounded AND r_factor IS NOT NULL) AS grounded FROM heard""",
+        "total": f"""SELECT count(DISTINCT of_call) FILTER (r_factor IS NOT NULL) AS calls, {_R},
+            count(*) AS directions, count(*) FILTER (grounded AND r_factor IS NOT NULL) AS grounded FROM heard""",
         "over_time": f"SELECT {step} AS at, {_R} FROM heard GROUP BY ALL",
         "bands": _bands(),
         "spread": _spread(),
