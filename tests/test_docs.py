@@ -16,15 +16,18 @@ from recordings import PATHS, load
 from tap import RunningTap, call_id_of, environment, ghost_call, hepduck
 
 from detectors.actions.fake_call import FakeCall
-from detectors.late_register import LateRegisterSettings
+from pipeline.engine.plugins import DETECTORS, find
 from pipeline.cli.pages import pages
 from pipeline.settings import Settings
 from pipeline.store.search import KEYS as KEYS_OF_SEARCHES
 from pipeline.store.search import STATES
 
 ROOT = Path(__file__).parents[1]
-README, CONTRIBUTING = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
-DOCUMENTS = [README, CONTRIBUTING, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
+README, CONTRIBUTING, SECURITY = (
+    (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+)
+GUIDES = [path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [README, CONTRIBUTING, SECURITY, *GUIDES]
 PYTHON, TOML = (
     re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL) for language in ("python", "toml")
 )
@@ -169,8 +172,23 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
 
 KEYS = {
     **dict(keys_of(Settings)),
-    **dict(keys_of(LateRegisterSettings, "detectors.late_register.")),
+    **{
+        key: description
+        for name, plugin in find(DETECTORS).items()
+        for key, description in [
+            *keys_of(plugin.cls.Settings, f"detectors.{name}."),
+            (f"detectors.{name}.enabled", "off when false"),
+        ]
+    },
     **dict(keys_of(FakeCall.Settings, "actions.fake_call.")),
+}
+
+
+# What deploy/kamailio lets a proxy define begins with the same word.
+AT_THE_PROXY = {
+    name
+    for path in (ROOT / "deploy" / "kamailio").glob("*.cfg")
+    for name in re.findall(r"HEPDUCK_([A-Z_]+)", path.read_text())
 }
 
 
@@ -194,7 +212,8 @@ def test_settings_of_the_documents() -> None:
         for block in TOML.findall(text):
             named |= {key for key in leaves(tomllib.loads(block)) if not key.startswith("actions.pager.")}
         for variable in re.findall(r"HEPDUCK_([A-Z_]+)", text):
-            named.add(variable.lower().replace("__", "."))
+            if variable not in AT_THE_PROXY:
+                named.add(variable.lower().replace("__", "."))
         named |= set(re.findall(r"`((?:tap|store|engine|rules|metrics|log)\.[a-z_.]+)`?", text))
     assert {"tap.auth_key", "actions.fake_call.dry_run", "rules.max_per_minute"} <= named
     assert sorted(named - KEYS.keys()) == []
