@@ -20,7 +20,7 @@ _WORST = [
 
 By = Annotated[
     str | None,
-    typer.Option("--by", help="trunk, codec, ua, account or hour.", show_default=False),
+    typer.Option("--by", help="trunk, codec, ua, account, network or hour.", show_default=False),
 ]
 Worst = Annotated[
     int | None,

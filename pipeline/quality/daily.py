@@ -127,7 +127,7 @@ def _safe(value: Any) -> Any:
 
 def _page(day: date, zone: str, figures: dict[str, list[Row]], worst: list[Row], joined: list[Row]) -> str:
     titles = {"all": "All calls", "trunk": "By trunk", "codec": "By codec", "ua": "By User-Agent"}
-    titles |= {"account": "By account", "hour": "By hour"}
+    titles |= {"account": "By account", "hour": "By hour", "network": "By network"}
     parts = [f"<h2>{titles[by]}</h2>{_table(rows, _FIGURES)}" for by, rows in figures.items()]
     parts.append(f"<h2>Worst directions</h2>{_table(worst, _WORST)}")
     parts.append(f"<h2>Calls and CDRs</h2>{_table(joined, _JOINED)}")
