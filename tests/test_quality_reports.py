@@ -225,7 +225,7 @@ def test_the_report_of_a_day(store: Store, tmp_path: Path) -> None:
     ]
     assert len(list((tmp_path / "reports").iterdir())) == 3
     figures, worst = (csv_rows(file) for file in files[:2])
-    assert {row["by"] for row in figures} == {"all", "trunk", "codec", "ua", "account", "hour"}
+    assert {row["by"] for row in figures} == {"all", "trunk", "codec", "ua", "account", "hour", "network"}
     (total,) = (row for row in figures if row["by"] == "all")
     assert int(total["calls"]) >= 10
     assert float(worst[0]["r_factor"]) == min(float(row["r_factor"]) for row in worst)
