@@ -5,93 +5,24 @@ One tap hears them all; each scene is a window of its own, with accounts of its 
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import re
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from doctor import Said, ask
+from doctor import Said
+from doctor_scene import QUICK, Scene
 from filled import run_in_process  # noqa: F401 - fixture
-from tap import RunningTap, eventually, hep3
+from tap import RunningTap
 from world.collector import Collector
-from world.kamailio import Kamailio
-from world.parties import Parties
 from world.phone import DESK
-from world.ports import free_port
 
 from pipeline.protocols.hep import decode, encode
 from pipeline.store.lake import Reader
 
 pytestmark = pytest.mark.timeout(90)
-
-QUICK = ("--set", "store.writer.flush_interval=50ms", "--set", "tap.receive_buffer_bytes=196608")
-KEY = "mirror key"
-MARKS: dict[str, Any] = {"auth_key": KEY.encode(), "agent_id": 1}
-_serial = itertools.count(1)
-
-
-class Scene:
-    """A window of time in which one tap hears one or more Kamailios."""
-
-    def __init__(self, tap: RunningTap, folder: Path, reader: Reader) -> None:
-        self.tap = tap
-        self.number = next(_serial)
-        self._folder = folder / str(self.number)
-        self._reader = reader
-        self._stack = ExitStack()
-        self._began = datetime.now(UTC)
-
-    def kamailio(self, *, via: str = "udp", uri: str | None = None, **how: Any) -> Parties:
-        """A Kamailio that mirrors to the tap (or to `uri`), and who talks to it; capital letters are defines."""
-        folder = self._folder / str(next(_serial))
-        defines = {name: how.pop(name) for name in list(how) if name.isupper()}
-        address = self.tap.address(via).partition(":")[2]
-        mirror = uri or f"sip:{address}" + ("" if via == "udp" else f";transport={via}")
-        defines = {"HEPDUCK_URI": mirror, "NO_INJECT": None, **defines}
-        kamailio = self._stack.enter_context(Kamailio(folder / "kamailio", defines=defines, **how))
-        parties = Parties(kamailio, folder)
-        self._stack.callback(parties.close)
-        return parties
-
-    def account(self) -> str:
-        return f"bob{self.number}-{next(_serial)}"
-
-    def traffic(self, parties: Parties) -> None:
-        """Two phones that register, and a call that rings one of them and is given up."""
-        parties.registered(self.account(), "tcp")
-        callee = parties.registered(self.account())
-        assert callee.wait_for("ACK", parties.given_up_call(callee.user))
-
-    def said(self, settings: dict[str, Any] | None = None, **how: Any) -> Said:
-        """What the doctor says of the scene, once the tap has stored all of it."""
-        self._stack.close()
-        time.sleep(0.05)  # Kamailio mirrors what it sent after it has sent it
-        mark = f"end of scene {self.number}"
-        with self.tap.connected() as sock:
-            sock.send(hep3(b"-", protocol_type=100, correlation_id=mark.encode(), **MARKS))
-        asked = "SELECT count(*) AS n FROM log WHERE correlation_id = $mark"
-        eventually(lambda: self._reader.query(asked, {"mark": mark}).to_pylist()[0]["n"], mark)
-        return ask(self.tap.store, settings, self._reader, since=self._began, **how)
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """The same as words of the command line."""
-        return ("doctor", "--no-config", "--store", str(self.tap.store), "--since", self._began.isoformat())
-
-    def said_of_stopped(self) -> Said:
-        """What he says once no tap runs any more."""
-        return ask(self.tap.store, reader=self._reader, since=self._began)
-
-    def close(self) -> None:
-        self._stack.close()
 
 
 @pytest.fixture(scope="module", name="tap")
@@ -332,100 +263,3 @@ def test_a_mirror_that_is_off(scene):
     assert said.complaints == said.wrong == {"silence"}, said
     assert 'modparam("siptrace", "trace_on", 1)' in said.mend("silence")
     assert scene.tap.address().removeprefix("udp:") in said.mend("silence")
-
-
-@pytest.fixture
-def own_scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
-    """Makes a scene with a tap of its own."""
-    with ExitStack() as stack:
-
-        def make(*options: str, **how: Any) -> Scene:
-            tap = stack.enter_context(RunningTap(tmp_path / "own", *QUICK, *options, **how))
-            scene = Scene(tap, tmp_path, stack.enter_context(Reader(tap.store)))
-            stack.callback(scene.close)
-            return scene
-
-        yield make
-
-
-def test_keys_that_do_not_fit(own_scene):
-    """First the right one, of desk phones only; then none, a wrong one, and a version that cannot carry any."""
-    asked_bytes = 2**31 - 1  # more than any system grants
-    scene = own_scene(
-        *("--set", f"tap.receive_buffer_bytes={asked_bytes}"), variables={"HEPDUCK_TAP__AUTH_KEY": KEY}
-    )
-    parties = scene.kamailio(HEPDUCK_AUTH_KEY=KEY)
-    phone = parties.registered(scene.account(), user_agent=DESK)
-    assert phone.wait_for("ACK", parties.given_up_call(phone.user))
-    said = scene.said()
-    assert said.complaints == said.advice == {"push_devices", "receive_buffer"}, said
-    assert f"1 {DESK}" in said["push_devices"].told
-    assert "[detectors.late_register.devices]" in said.mend("push_devices", "hepduck.toml")
-    assert f"sysctl -w net.core.rmem_max={asked_bytes}" in said.mend("receive_buffer", "shell")
-
-    for defines in ({}, {"HEPDUCK_AUTH_KEY": "guess"}, {"HEPDUCK_HEP_VERSION": 2}):
-        scene.kamailio(**defines).registered(scene.account())
-    scene.tap.wait_for(lambda status: status["rejected"] == 12, "12 rejected packets")
-    said = scene.said()
-    assert said.wrong == {"key"}, said
-    for words in ("version 3 with no key", "version 3 with a wrong key", "version 2 with no key"):
-        assert f"4 packets of 127.0.0.1 in HEP {words}" in said["key"].told
-    assert 'modparam("siptrace", "auth_key", "...")' in said.mend("key")
-    assert 'modparam("siptrace", "hep_version", 3)' in said.mend("key")
-
-
-def test_raw_sip_on_a_stream(own_scene):
-    """Its connection is trusted no more. The tap is stopped then, and tells of its agents."""
-    scene = own_scene(listen=["udp:127.0.0.1:0", "tcp:127.0.0.1:0"])
-    scene.traffic(scene.kamailio(via="tcp", MIRROR_TRACE_MODE=5))
-    scene.said()
-    assert scene.tap.stop() == 0
-    said = scene.said_of_stopped()
-    assert (said.wrong, said.advice) == ({"raw_sip"}, {"tap", "trust"}), said
-    assert "bytes on tcp:127.0.0.1" in said["raw_sip"].told
-    assert CORE in said.mend("raw_sip")
-    assert "auth_key" in said.mend("trust", "hepduck.toml")
-
-
-def test_losses_and_a_death(own_scene, run_here):
-    scene = own_scene("--set", "tap.receive_buffer_bytes=4096")
-    parties = scene.kamailio()
-    os.kill(scene.tap.pid, signal.SIGSTOP)
-    scene.traffic(parties)
-    os.kill(scene.tap.pid, signal.SIGCONT)
-    scene.tap.wait_for(lambda status: status["dropped_by_reason"]["kernel"], "losses")
-    said = scene.said()
-    assert "drops" in said.wrong, said
-    assert " kernel" in said["drops"].told
-    assert "receive_buffer_bytes" in said.mend("drops", "hepduck.toml")
-    scene.tap.kill()
-    dead = scene.said_of_stopped()
-    assert "tap" in dead.wrong
-    assert "hepduck run --store" in dead.mend("tap", "shell")
-    done = run_here(*scene.command, cwd=scene.tap.folder)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert re.search(r"^WRONG +tap +the tap died.*\n +shell:\n +journalctl", done.stdout, re.MULTILINE)
-
-
-def test_an_armed_tap_that_is_not_let_in(own_scene, start_kamailio, meet):
-    """Its secret is not the proxy's."""
-    port = free_port()
-    kamailio = start_kamailio(defines={"HEPDUCK_URI": f"sip:127.0.0.1:{port}", "HEPDUCK_SECRET": "theirs"})
-    call = {
-        "enabled": "true",
-        "dry_run": "false",
-        "proxy": f"sip:127.0.0.1:{kamailio.port}",
-        "secret": "ours",
-    }
-    options = [word for key, value in call.items() for word in ("--set", f"actions.fake_call.{key}={value}")]
-    scene = own_scene(*options, listen=[f"udp:127.0.0.1:{port}"])
-    parties, late = meet(kamailio), scene.account()
-    parties.given_up_call(late)
-    parties.registered(late)
-    scene.tap.wait_for(
-        lambda status: any(row["action"] == "fake_call" for row in status["actions"]), "a call"
-    )
-    said = scene.said()
-    assert said.complaints == said.wrong == {"compensating_call"}, said
-    assert "HEPDUCK_SECRET" in said.mend("compensating_call")
-    assert said["arming"].told.startswith("ARMED: fake_call; 1 finding;")
