@@ -27,7 +27,8 @@ _LONGEST: Final = timedelta(seconds=32)  # of a transaction: 64 T1 (RFC 3261 17.
 _AGAIN: Final = "(401, 407, 421, 423, 494)"
 _REFUSED: Final = f"""
     registers AS MATERIALIZED (
-        SELECT hash(call_id) AS call, cseq, min(ts) AS ts, arg_min(msg_id, (status IS NOT NULL, ts)) AS msg_id,
+        SELECT hash(call_id) AS call, cseq, min(ts) AS ts,
+            coalesce(min(msg_id) FILTER (status IS NULL), min(msg_id)) AS msg_id,
             coalesce(min(status) FILTER (status BETWEEN 200 AND 299), max(status) FILTER (status >= 300)) AS status
         FROM sip WHERE method = 'REGISTER' AND ts >= $back_to AND ts < $on_to GROUP BY ALL
     ),

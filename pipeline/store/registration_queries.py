@@ -63,6 +63,8 @@ _LIVES: Final = f"""
         )
     )"""
 
+_PHONE: Final = "coalesce(instance, user_agent, '-')"
+
 BINDING_GROUPS: Final = {
     "user_agent": "coalesce(user_agent, '-')",
     "transport": "coalesce(transport, '-')",
@@ -130,6 +132,22 @@ def changes(
 ) -> Question:
     """What changed in [since, until), newest first: registered (anew), refreshed, moved (refreshed from another
     address), removed. Columns as `bindings`, with ts and change instead of refreshed_at and left_s."""
+    given = {"account": account, "text": text, "limit": limit, "offset": offset}
+    window = _window(source, since, until)
+    # What came before is looked at of the newest ones only.
+    oldest = rows_of(
+        source,
+        f"""
+        SELECT min(ts) AS ts FROM (
+            SELECT ts FROM registration
+            WHERE ts >= $since AND ts <= $until AND ($account IS NULL OR aor = $account) AND {_HAS_TEXT}
+                AND event <> 'expired'
+            ORDER BY ts DESC LIMIT $limit + $offset
+        )""",
+        {name: value for name, value in {**given, **window}.items() if name != "back_to"},
+    )[0]["ts"]
+    if oldest is not None:
+        window = _window(source, oldest, window["until"])
     sql = f"""
         WITH {_LIVES}
         SELECT ts, aor, device, CASE WHEN what = 'removed' THEN 'removed' WHEN anew THEN 'registered'
@@ -137,14 +155,7 @@ def changes(
             instance, user_agent, src_ip, src_port, transport, contact, expires AS expires_s, call_id, node
         FROM lives WHERE ts >= $since AND event IS NOT NULL AND {_HAS_TEXT}
         ORDER BY ts DESC, aor, binding LIMIT $limit OFFSET $offset"""
-    given = {
-        **_window(source, since, until),
-        "account": account,
-        "text": text,
-        "limit": limit,
-        "offset": offset,
-    }
-    return Question(sql, given)
+    return Question(sql, {**window, **given})
 
 
 def by_step(
@@ -154,14 +165,15 @@ def by_step(
     registered (anew), refreshed, moved, removed, expired."""
     sql = f"""
         WITH {_LIVES},
+        narrow AS MATERIALIZED (SELECT ts, what, event, anew, moved, ended, runs_out FROM lives),
         happened AS (
             SELECT ts AS t, (what = 'made')::INT AS gained, what = 'made' AND anew AS registered,
                 what = 'made' AND NOT anew AND NOT moved AS refreshed, moved, what = 'removed' AND event IS NOT NULL
                 AS removed, false AS expired
-            FROM lives
+            FROM narrow
             UNION ALL BY NAME
             SELECT ended AS t, -1 AS gained, ended = runs_out AS expired
-            FROM lives WHERE what = 'made' AND ended <= $until
+            FROM narrow WHERE what = 'made' AND ended <= $until
         ),
         counted AS (
             SELECT time_bucket(to_seconds($step_s), greatest(t, $since::TIMESTAMPTZ)) AS at,
@@ -196,22 +208,27 @@ def flaps(
     """
     sql = f"""
         WITH {_LIVES},
-        phones AS (
-            SELECT *, coalesce(instance, user_agent, '-') AS phone,
-                row_number() OVER (PARTITION BY hash(aor, phone) ORDER BY ts) > 1 AS known
-            FROM lives WHERE event IS NOT NULL AND ts >= $since
-        ),
         counted AS (
-            SELECT aor, phone, max(user_agent) AS user_agent, count(*) FILTER (anew AND known) AS came_back,
+            SELECT hash(aor, {_PHONE}) AS phone_hash, count(*) FILTER (anew) - arg_min(anew, ts)::INT AS came_back,
                 count(*) FILTER (moved) AS moved, count(*) FILTER (what = 'removed') AS removed,
-                count(*) FILTER (lapsed) AS lapsed, count(DISTINCT src_ip) AS addresses, min(ts) AS first,
-                max(ts) AS last, arg_max(src_ip, ts) AS src_ip, arg_max(src_port, ts) AS src_port,
+                count(*) FILTER (lapsed) AS lapsed, min(ts) AS first, max(ts) AS last
+            FROM lives WHERE event IS NOT NULL AND ts >= $since GROUP BY ALL
+        ),
+        worst AS (
+            FROM counted WHERE came_back + moved >= $at_least
+            ORDER BY came_back + moved DESC, first, phone_hash LIMIT $limit
+        ),
+        names AS (
+            SELECT hash(aor, {_PHONE}) AS phone_hash, any_value(aor) AS aor, any_value({_PHONE}) AS phone,
+                arg_max(user_agent, ts) AS user_agent, count(DISTINCT src_ip) AS addresses,
+                arg_max(src_ip, ts) AS src_ip, arg_max(src_port, ts) AS src_port,
                 arg_max(transport, ts) AS transport, arg_max(call_id, ts) AS call_id
-            FROM phones GROUP BY aor, phone
+            FROM told WHERE ts >= $since AND hash(aor, {_PHONE}) IN (SELECT phone_hash FROM worst) GROUP BY ALL
         )
-        SELECT *, came_back + moved AS times,
-            3600000.0 * times / nullif(date_diff('millisecond', first, last), 0) AS per_hour
-        FROM counted WHERE times >= $at_least ORDER BY times DESC, aor, phone LIMIT $limit"""
+        SELECT aor, phone, user_agent, came_back + moved AS times, came_back, moved, removed, lapsed, addresses, first,
+            last, 3600000.0 * times / nullif(date_diff('millisecond', first, last), 0) AS per_hour,
+            src_ip, src_port, transport, call_id
+        FROM worst JOIN names USING (phone_hash) ORDER BY times DESC, aor, phone"""
     given = {**_window(source, since, until), "account": None, "at_least": at_least, "limit": limit}
     return Question(sql, given)
 
