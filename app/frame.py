@@ -64,7 +64,7 @@ def draw() -> None:
             key="range",
             bind="query-params",
             label_visibility="collapsed",
-            on_change=_settle_zone,
+            on_change=_settle,
         )
         zone_name = st.selectbox(
             "Time zone",
@@ -90,10 +90,8 @@ def _relative(chosen: str, zone: ZoneInfo) -> Frame:
 
 def _absolute(zone: ZoneInfo) -> Frame:
     """From and until as the reader's own clock shows them: the widgets know no zones."""
-    today = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     with st.container(horizontal=True, vertical_alignment="bottom", key="frame_from_to"):
-        since = _moment("From", today, "from")
-        until = _moment("Until", today + timedelta(days=1), "until")
+        since, until = _moment("From", _EARLIEST, "from"), _moment("Until", _LATEST, "until")
     if since >= until:
         st.warning("**From** must be before **Until**.")
         st.stop()
@@ -115,10 +113,18 @@ def _moment(label: str, default: datetime, key: str) -> datetime:
     return chosen
 
 
-def _settle_zone() -> None:
-    """A link to fixed times must mean the same everywhere: it names its zone."""
-    if st.session_state["range"] == ABSOLUTE and st.session_state["zone"] == BROWSER:
+def _settle() -> None:
+    """A link to fixed times must mean the same everywhere and always: it names its zone, and both times. Streamlit
+    leaves what a widget begins with out of links, so that is nothing that anybody would choose."""
+    if st.session_state["range"] != ABSOLUTE:
+        return
+    if st.session_state["zone"] == BROWSER:
         st.session_state["zone"] = _browser_zone()
+    now = datetime.now(ZoneInfo(st.session_state["zone"]))
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    for key, at in (("from", today), ("until", today + timedelta(days=1))):
+        st.session_state[key] = at
+        st.query_params[key] = at.isoformat(timespec="minutes")  # it does not follow a widget's first value
 
 
 def _browser_zone() -> str:

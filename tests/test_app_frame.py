@@ -81,15 +81,23 @@ def test_the_browsers_zone(app_store: AppStore) -> None:
             assert times[0] == f"{newest.tz_convert(shown):%Y-%m-%d %H:%M:%S}"
 
 
-def test_a_link_to_fixed_times_names_its_zone(app_store: AppStore) -> None:
-    """Or it would mean another time on another continent."""
+def test_a_link_to_fixed_times_is_whole(app_store: AppStore) -> None:
+    """It names its zone and both times, or it would mean another time elsewhere, and tomorrow."""
     with reading(app_store.path):
         app = App(browser="Asia/Kolkata")
         app.test.segmented_control(key="range").set_value("from-to")
         app.run()
+        frame = framed(app)
         assert app.test.session_state["zone"] == "Asia/Kolkata"
-        today = datetime.now(ZoneInfo("Asia/Kolkata")).replace(hour=0, minute=0, second=0, microsecond=0)
-        assert abs(framed(app).since - today) <= timedelta(days=1)  # it may be midnight just now
+        now = datetime.now(ZoneInfo("Asia/Kolkata"))
+        assert frame.since is not None
+        assert frame.until is not None
+        assert frame.until - frame.since == timedelta(days=1)
+        assert frame.since <= now < frame.until + timedelta(minutes=1)  # it may be midnight just now
+        assert (frame.since.hour, frame.since.minute) == (0, 0)
+        for key in ("from", "until"):
+            widget = next(each for each in app.test.get("datetime_input") if each.key == key)
+            assert widget.value != widget.proto.default  # else Streamlit would leave it out of the link
 
 
 # -- no store ----------------------------------------------------------------------------------------------
