@@ -9,7 +9,18 @@ from importlib.metadata import entry_points
 
 import typer
 
-from pipeline.cli import calls, capturing, cdr, doctoring, plugins, quality, reading, replaying, running
+from pipeline.cli import (
+    calls,
+    capturing,
+    cdr,
+    doctoring,
+    plugins,
+    quality,
+    reading,
+    replaying,
+    running,
+    store,
+)
 from pipeline.errors import HepduckError, SearchError
 
 app = typer.Typer(
@@ -20,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (running, replaying, capturing, calls, reading, cdr, quality, plugins, doctoring):
+for module in (running, replaying, capturing, calls, reading, cdr, quality, plugins, doctoring, store):
     module.register(app)
 for point in sorted(entry_points(group="hepduck.commands"), key=lambda point: point.name):
     point.load()(app)  # what other packages add, as the app does: a function that takes `app`
