@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -39,6 +39,7 @@ from pipeline.ingest.tap import Tap
 from pipeline.jobs import Jobs
 from pipeline.outbox import Outbox
 from pipeline.protocols.redact import Redactor
+from pipeline.quality.heard import NewLegs
 from pipeline.quality.work import QualityWork
 from pipeline.recall import recall
 from pipeline.settings import Settings
@@ -119,6 +120,9 @@ class Service:
             every(how.interval, f"cdr {source.name}", source.run, jitter=how.jitter, failing=error)
         if settings.quality.enabled:
             every(settings.quality.interval, "quality", self.quality.refresh, failing=self.quality.error)
+        self._new_legs = NewLegs(self.writer)
+        if settings.quality.enabled and self.engine.hears_legs:
+            self.jobs.every(settings.quality.interval, "legs", self._hear_legs)
         if settings.quality.report_dir is not None:
             every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.error)
         self.store = StoreWork(self.writer, settings.store.retention)
@@ -215,6 +219,15 @@ class Service:
         self.rules.submit(finding)
         self._findings[finding.kind] += 1
         self.outbox.add("finding", [finding_row(finding, self.settings.node)])
+
+    def _hear_legs(self) -> None:
+        """A job: legs that quality has rated go to the detectors, in the loop."""
+        if legs := self._new_legs.poll():
+            self.ask(lambda: self._raise_all(self.engine.hear_legs(legs)))
+
+    def _raise_all(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            self._raise(finding)
 
     def _record_attempt(self, row: dict[str, Any]) -> None:
         times = {name: at(row[name]) for name in ("started_at", "ended_at")}

@@ -8,7 +8,7 @@ same findings as the live run did.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Protocol
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pipeline.engine.actions import OWN_TAG_PREFIX
 from pipeline.engine.clock import Clocks, Due
 from pipeline.engine.commands import CancelTimer, Command, Finding, StartTimer
-from pipeline.engine.events import SipEvent, TimerFired
+from pipeline.engine.events import Event, LegRated, SipEvent, TimerFired
 from pipeline.engine.state import State, StateSettings
 from pipeline.errors import ConfigError
 
@@ -34,7 +34,8 @@ class Detector(Protocol):
 
     `interest` holds methods (for replies the method of CSeq), or narrower `INVITE request`, `REGISTER 4xx`:
     what is not named costs nothing. A detector with a true `copies` is told of every such message, not only of
-    those that say something new: retransmissions, refusals, what another agent mirrored of the same hop.
+    those that say something new: retransmissions, refusals, what another agent mirrored of the same hop. One with
+    `on_leg` is told of legs, too, once they are rated (`LegRated`).
     """
 
     name: ClassVar[str]
@@ -65,6 +66,15 @@ def _tell(told: Told, detector: Detector) -> None:
         classes = range(7) if not kind else [0 if kind == "request" else int(kind.removesuffix("xx"))]
         for number in classes:
             told.setdefault((method, number), []).append(detector)
+
+
+def _commands(detector: Detector, event: Event) -> Iterable[Command]:
+    if isinstance(event, SipEvent):
+        return detector.on_event(event)
+    if isinstance(event, TimerFired):
+        return detector.on_timer(event)
+    on_leg: Callable[[LegRated], Iterable[Command]] = detector.on_leg  # type: ignore[attr-defined]  # has it
+    return on_leg(event)
 
 
 def _settings_of(detector: Detector) -> BaseModel | None:
@@ -144,6 +154,16 @@ class Engine:
                 findings += self._ask(detector, event, event.agent)
         return findings
 
+    @property
+    def hears_legs(self) -> bool:
+        """Whether any detector wants to know how legs went."""
+        return any(hasattr(detector, "on_leg") for detector in self._detectors.values())
+
+    def hear_legs(self, legs: Iterable[LegRated]) -> list[Finding]:
+        """Legs that quality has rated, for detectors with `on_leg`; long after their messages, in any order."""
+        told = [detector for detector in self._detectors.values() if hasattr(detector, "on_leg")]
+        return [finding for leg in legs for detector in told for finding in self._ask(detector, leg, "")]
+
     def tick(self, arrival_us: int) -> list[Finding]:
         """Nothing came until `arrival_us`: silent agents' timers fire."""
         return [finding for due in self.clocks.tick(arrival_us) for finding in self._fire(due)]
@@ -170,14 +190,13 @@ class Engine:
         detector = self._detectors.get(due.owner)  # it may be gone since
         return self._ask(detector, TimerFired(due.name, due.at_us), due.agent) if detector else []
 
-    def _ask(self, detector: Detector, event: SipEvent | TimerFired, agent: str) -> list[Finding]:
+    def _ask(self, detector: Detector, event: Event, agent: str) -> list[Finding]:
         name = detector.name
         if self._failures.get(name, 0) >= FAILURES_ALLOWED:
             return []
         findings = []
         try:
-            commands = detector.on_timer(event) if isinstance(event, TimerFired) else detector.on_event(event)
-            for command in commands:
+            for command in _commands(detector, event):
                 if isinstance(command, StartTimer):
                     self.clocks.start(name, command.name, command.at_us, command.agent or agent)
                 elif isinstance(command, CancelTimer):

@@ -1,4 +1,4 @@
-"""What detectors see: SIP messages of interest and timers, both in event time.
+"""What detectors see: SIP messages of interest and timers, both in event time; and legs, once they are rated.
 
 Event time is the HEP timestamp (arrival time for HEP version 1, which carries none), in integer
 microseconds since the epoch, UTC.
@@ -35,6 +35,23 @@ class SipEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class LegRated:
+    """How one leg of an answered call went, by CDRs or RTCP reports, so far or in the end. Unknown is None."""
+
+    ts_us: int  # of the last that is known of it
+    call_id: str | None
+    leg: str  # a: came in; b: was dialled by the switch
+    name: str | None  # what the source calls it: a channel, a correlation id
+    endpoint: str | None  # of the switch: PJSIP/trunk
+    peer_ip: str | None
+    source: str  # cdr, leg table, hep rtcp
+    seconds: float
+    incoming_packets: int | None  # from the phone to the switch
+    outgoing_packets: int | None
+    flags: frozenset[str]  # `pipeline.protocols.leg.FLAGS`
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     """A timer that a detector asked for is due. `ts_us` is the time it was set for."""
 
@@ -42,4 +59,4 @@ class TimerFired:
     ts_us: int
 
 
-Event = SipEvent | TimerFired
+Event = SipEvent | LegRated | TimerFired
