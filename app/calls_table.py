@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -85,7 +85,8 @@ _BATCH_ROWS: Final = 20_000
 
 def written(calls: pd.DataFrame, zone: ZoneInfo) -> pd.DataFrame:
     """The table as text, in the columns of `LABELS`; what is not known is a dash."""
-    rows = [_row(row, zone) for row in calls.to_dict("records")]
+    records = cast("list[dict[str, Any]]", calls.to_dict("records"))
+    rows = [_row(record, zone) for record in records]
     return pd.DataFrame(rows, columns=list(LABELS), dtype="str")
 
 

@@ -145,10 +145,13 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _server(settings: Settings, host: str) -> uvicorn.Server:
     """Streamlit behind the gate, with our choices instead of Streamlit's defaults and the user's for other apps."""
-    import uvicorn
-    from starlette.middleware import Middleware
-    from streamlit import App
-    from streamlit.web.bootstrap import load_config_options
+    try:
+        import uvicorn
+        from starlette.middleware import Middleware
+        from streamlit import App
+        from streamlit.web.bootstrap import load_config_options
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the app needs {error.name}: pip install 'hepduck[app]'") from error
 
     from app.config import configure
     from app.signin import Gate
@@ -162,6 +165,8 @@ def _server(settings: Settings, host: str) -> uvicorn.Server:
             App(_HERE / "main.py", middleware=[Middleware(Gate, settings=settings.app)]),
             log_level="warning",
             access_log=False,
+            ws="websockets-sansio",  # as Streamlit itself has it
+            ws_per_message_deflate=False,
             proxy_headers=False,  # the gate judges by who really connects
             server_header=False,
             ssl_certfile=settings.app.tls_certificate,

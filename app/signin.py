@@ -75,17 +75,25 @@ def read_passwords(path: Path) -> dict[str, str]:
 
 def fits(password: str, hashed: str) -> bool:
     """Whether the password is the one that `hashed` (the line without its user) was made of."""
-    _, n, r, p, salt, digest = hashed.split(":")
-    tried = _hashed(password, _bytes(salt), int(n), int(r), int(p))
-    return hmac.compare_digest(tried, _bytes(digest))
+    n, r, p, salt, digest = _parts(hashed)
+    return hmac.compare_digest(_hashed(password, salt, n, r, p), digest)
+
+
+def _parts(hashed: str) -> tuple[int, int, int, bytes, bytes]:
+    """N, r, p, salt and hash of a line. Raises ValueError for what is none, and for one that needs too much memory."""
+    scheme, n, r, p, salt, digest = hashed.split(":")
+    numbers = int(n), int(r), int(p)
+    if scheme != "scrypt" or min(numbers) < 1 or 128 * numbers[0] * numbers[1] > _MAX_MEMORY_BYTES:
+        raise ValueError(hashed)
+    return *numbers, _bytes(salt), _bytes(digest)
 
 
 def _is_hash(text: str) -> bool:
     try:
-        fits("", text)
+        _parts(text)
     except ValueError:
         return False
-    return text.startswith("scrypt:")
+    return True
 
 
 def _hashed(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def test_refusals(settings: dict[str, str], says: str, tmp_path: Path, run_here:
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_without_the_apps_packages(tmp_path: Path, run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = run_here("app", "--no-config", "-L", "127.0.0.1:0", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "hepduck: the app needs uvicorn: pip install 'hepduck[app]'\n",
+    )
 
 
 def test_a_line_for_the_password_file(tmp_path: Path) -> None:
