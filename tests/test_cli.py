@@ -37,8 +37,9 @@ def test_help(command: str, tmp_path: Path, run_here: Run) -> None:
     done = run_here(*command.split(), "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     text, _, options = done.stdout.partition("\nOptions:\n")
-    examples = " ".join(text.partition("Examples: ")[2].split())
-    assert len(re.findall(rf"`hepduck {command}\b[^`]*`", examples)) == 2
+    examples = re.findall(r"`(hepduck [^`]+)`", " ".join(text.partition("Examples: ")[2].split()))
+    assert len(examples) == 2
+    assert re.match(rf"hepduck {command}\b", examples[0])
     for option in re.findall(r"^  (-\S.*(?:\n {4,}.*)?)", options, re.MULTILINE):
         assert re.search(r"\S(  +|\n +)\S", option), f"{option!r} is not explained"
 

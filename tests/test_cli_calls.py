@@ -207,6 +207,13 @@ def test_tail_of_what_is_looked_for(filled: RunningTap, run_here: Run) -> None:
     assert methods("--where", "-method:INVITE,ACK,CANCEL,REGISTER") == [("OPTIONS", None)]
     assert len(methods("127.0.0.21")) == 9
     assert methods("method:BYE") == []
+    cells = list(csv.DictReader(io.StringIO(read(filled, "tail", "method:CANCEL", "--csv", run=run_here))))
+    assert [(cell["to_user"], cell["status"]) for cell in cells] == [
+        ("bob", ""),
+        ("bob", "200"),
+        ("eve", ""),
+        ("eve", "200"),
+    ]
 
 
 def test_sql_with_columns_of_one_name(filled: RunningTap, run_here: Run) -> None:

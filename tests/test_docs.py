@@ -16,8 +16,8 @@ from recordings import PATHS, load
 from tap import RunningTap, call_id_of, environment, ghost_call, hepduck
 
 from detectors.actions.fake_call import FakeCall
-from pipeline.engine.plugins import DETECTORS, find
 from pipeline.cli.pages import pages
+from pipeline.engine.plugins import DETECTORS, find
 from pipeline.settings import Settings
 from pipeline.store.search import KEYS as KEYS_OF_SEARCHES
 from pipeline.store.search import STATES
@@ -137,7 +137,7 @@ def test_pages_of_the_commands() -> None:
         text = written[f"{command.replace(' ', '-')}.md"]
         assert text.startswith(f"# hepduck {command}\n")
         (examples,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        assert len(re.findall(rf"^hepduck {command}\b", examples, re.MULTILINE)) == 2
+        assert examples.count("\n") == 2 and examples.startswith(f"hepduck {command}")
         assert f"]({command.replace(' ', '-')}.md)" in written["README.md"]
     for name in (*KEYS_OF_SEARCHES, *STATES):
         assert f"| `{name}` |" in written["search.md"]

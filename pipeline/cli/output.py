@@ -29,6 +29,7 @@ def print_rows(
     zone: tzinfo = UTC,
 ) -> None:
     """Print `rows`; `columns` (all when None) says which and in which order. `plain`: one line a row, no box.
+    Without `header` a table or CSV goes on where another ended.
 
     Times are shown in `zone`; where it is not UTC, with their offset.
     """
@@ -38,7 +39,8 @@ def print_rows(
             typer.echo(_json({name: _plain(row[name], zone) for name in (columns or row)}))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(names)
+        if header:
+            writer.writerow(names)
         writer.writerows([_csv_cell(row[name], zone) for name in names] for row in rows)
     elif plain:
         for row in rows:

@@ -95,6 +95,7 @@ def tail(
     zone: opt.Zone = "UTC",
     store: opt.Store = None,
     as_json: opt.Json = False,
+    as_csv: opt.Csv = False,
 ) -> None:
     """Print the newest messages, one line each; with --follow as they arrive (a second behind the wire).
 
@@ -110,8 +111,12 @@ def tail(
     with Reader(opt.store_path(store)) as reader:
         newest = queries.newest_msg_id(reader)
         rows = queries.tail(reader, limit=lines, wanted=wanted) if lines else []
+        header = True
         while True:
-            print_rows(rows, columns, as_json=as_json, plain=True, zone=shown_in)
+            print_rows(
+                rows, columns, as_json=as_json, as_csv=as_csv, plain=True, header=header, zone=shown_in
+            )
+            header = False
             if not follow:
                 return
             # What is not wanted is not looked at again. More than a page waits for the next turn.
