@@ -97,7 +97,7 @@ def _is_hash(text: str) -> bool:
 
 
 def _hashed(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=_MAX_MEMORY_BYTES)
+    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=2 * _MAX_MEMORY_BYTES)
 
 
 def _text(data: bytes) -> str:
