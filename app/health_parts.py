@@ -161,6 +161,7 @@ def jobs(seen: Frame) -> None:
         job=jobs["job"].map(look.printable),
         interval_s=jobs["interval_s"].map(lambda seconds: look.length(seconds * 1000)),
         took_ms=jobs["took_ms"].map(look.length),
+        told=jobs["told"].map(_text),
         error=jobs["error"].map(_text),
     )
     st.dataframe(
@@ -178,6 +179,7 @@ def jobs(seen: Frame) -> None:
             "began_at": _time("Last run", seen),
             "took_ms": "Took",
             "next_at": _time("Next run", seen),
+            "told": st.column_config.TextColumn("Did"),
             "error": st.column_config.TextColumn("Error", width="large"),
         },
     )

@@ -62,6 +62,11 @@ def _tap(seen: Frame) -> None:
         told = ", ".join(f"{messages[fate]:,} {fate}" for fate in api.FATES)
         look.chart(health_charts.fates(counters), "health_sum", f"What became of the messages: {told}.")
     _pace(status)
+    _losses(seen)
+
+
+def _losses(seen: Frame) -> None:
+    """What did not go as it should, and who sends with a wrong key."""
     losses = live_data.ask(api.losses)
     losses = losses[losses["what"] != "weird"]  # has a part of its own
     if len(losses):
@@ -76,6 +81,24 @@ def _tap(seen: Frame) -> None:
                 "reason": "Reason",
                 "count": st.column_config.NumberColumn("Count", format="localized"),
                 "meaning": st.column_config.TextColumn("Meaning", width="large"),
+            },
+        )
+    keys = live_data.ask(api.bad_keys)
+    if len(keys):
+        st.dataframe(
+            keys.assign(has_key=keys["has_key"].map({True: "a wrong one", False: "none"})),
+            key="health_bad_keys",
+            hide_index=True,
+            row_height=30,
+            placeholder=look.MISSING,
+            column_config={
+                "agent_addr": "Sender",
+                "hep_version": "HEP",
+                "has_key": st.column_config.TextColumn("Key", help="HEP 1 and 2 cannot carry one"),
+                "count": st.column_config.NumberColumn("Rejected", format="localized"),
+                "last_at": st.column_config.DatetimeColumn(
+                    "Last", format="YYYY-MM-DD HH:mm:ss", timezone=seen.zone.key
+                ),
             },
         )
 

@@ -83,6 +83,17 @@ def losses(*, store: Store | None = None) -> pd.DataFrame:
     return _frame(("what", "reason", "count", "meaning"), rows)
 
 
+def bad_keys(*, store: Store | None = None) -> pd.DataFrame:
+    """Who is rejected for `bad_key`, since the tap started: `agent_addr`, `hep_version`, `has_key` (False: it sends
+    none), `count`, `last_at`."""
+    names = ("agent_addr", "hep_version", "has_key", "count")
+    rows = [
+        (*(who[name] for name in names), _at(who.get("last_us")))
+        for who in (_status(store) or {}).get("bad_keys", ())
+    ]
+    return _frame((*names, "last_at"), rows)
+
+
 def intake(
     *, since: Moment = None, until: Moment = None, steps: int = 200, store: Store | None = None
 ) -> pd.DataFrame:
@@ -158,9 +169,12 @@ def disk(*, store: Store | None = None) -> pd.DataFrame:
 
 def jobs(*, store: Store | None = None) -> pd.DataFrame:
     """What the tap does at intervals: `job`, `state` (waiting, running, ok, failing), `interval_s`, `runs`, `failures`,
-    `began_at` and `took_ms` (the last run), `next_at`, `error` (of the last run)."""
+    `began_at`, `took_ms`, `told` (what it did, where it says so) and `error` of the last run, `next_at`."""
     status = _status(store) or {}
-    names = ("job", "state", "interval_s", "runs", "failures", "began_at", "took_ms", "next_at", "error")
+    names = (
+        *("job", "state", "interval_s", "runs", "failures"),
+        *("began_at", "took_ms", "next_at", "told", "error"),
+    )
     rows = [
         (
             job["job"],
@@ -171,6 +185,7 @@ def jobs(*, store: Store | None = None) -> pd.DataFrame:
             _at(job["began_us"]),
             job["took_ms"],
             _at(job["next_us"]),
+            job.get("told"),
             job["error"],
         )
         for job in status.get("jobs", ())
