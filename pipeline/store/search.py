@@ -156,7 +156,8 @@ class _Text:
     """What is read, and how far."""
 
     def __init__(self, text: str) -> None:
-        self.text = text.encode("utf-8", "replace").decode()  # bytes of a command line that are no text become ?
+        # Bytes of a command line that are no text become `?`; all stays in its place.
+        self.text = text.encode("utf-8", "replace").decode()
         self.at = 0
 
     def terms(self) -> Iterator[Term]:
