@@ -1,4 +1,4 @@
-"""How soon each page of the app is ready: `python benchmarks/app.py STORE [--rounds 5]`, STORE by benchmarks/history.py.
+"""How soon each page of the app is ready: `python benchmarks/app.py STORE [--rounds 5]` (see benchmarks/history.py).
 
 Starts `hepduck app` on the store and opens its pages in headless Chromium, as a link from a ticket does: a new session
 each time. A page is ready when its script has run to the end and nothing is drawn stale any more. The first round
