@@ -60,22 +60,15 @@ def test_calls(filled: RunningTap, run_here: Run) -> None:
     assert [cell["call_id"] for cell in cells] == [B_CALL, EVE_CALL]
     assert list(cells[0]) == list(COLUMNS)
     assert (cells[0]["ghost"], cells[0]["talk_ms"]) == ("True", "")
-    newest = read(filled, "calls", "--sort", "-to", "--limit", "2", "--json", run=run_here)
-    assert [row["to"] for row in objects(newest)] == ["eve", "bob"]
 
 
 @pytest.mark.parametrize(
     ("words", "count"),
     [
-        ([], 2),
-        (["state:ghost", "code:487"], 2),
-        (["127.0.0.11", "--where", "-from:bob"], 2),
-        (["--where", "-to:bob,eve"], 0),
+        (["state:ghost", "127.0.0.11", "--where", "-to:bob"], 1),
         (["--since", "2026-11-22T21:51", "--until", "2026-11-22T21:52", "--zone", "Europe/Kyiv"], 2),
-        (["--since", "2026-11-22T21:51", "--until", "2026-11-22T21:52"], 0),
-        (["--until", "2026-11-22T19:51:16.380952+00:00"], 0),
-        (["--until", "2026-11-22T19:51:16.380954+00:00"], 2),
-        (["--since", "36500d"], 2),
+        (["--until", "2026-11-22T19:51:16.380953+00:00"], 0),
+        (["--since", "36500d", "--until", "2026-11-22T19:51:16.380954+00:00"], 2),
     ],
 )
 def test_how_many_there_are(filled: RunningTap, run_here: Run, words: list[str], count: int) -> None:
@@ -86,8 +79,6 @@ def test_talk_goes_to_stderr(filled: RunningTap, run_here: Run) -> None:
     done = run_here("calls", "--limit", 1, "--json", "--store", filled.store, cwd=filled.folder)
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
     assert done.stderr == "the first 1 only: --limit shows more, --count tells how many\n"
-    done = run_here("calls", "nobody", "--store", filled.store, cwd=filled.folder)
-    assert (done.returncode, done.stderr) == (0, "(no rows)\n")
 
 
 @pytest.mark.parametrize("command", ["calls", "tail"])
@@ -117,7 +108,6 @@ def test_times_in_another_zone(filled: RunningTap, run_here: Run) -> None:
     assert read(filled, "call", B_CALL, "--raw", *zone, run=run_here).startswith(
         "--- 2026-11-23 01:21:16.380 IST  127.0.0.11:24940 -> 127.0.0.1:31814 udp\n"
     )
-    assert "2026-11-23 01:21:16.380+05:30  alice" in read(filled, "calls", *zone, run=run_here)
     (here,) = objects(read(filled, "findings", "bob@", "--json", *zone, run=run_here))
     (there,) = objects(read(filled, "findings", "BOB@", "--json", run=run_here))
     assert str(here["ts"]).endswith("+05:30") and str(there["ts"]).endswith("+00:00")
@@ -172,8 +162,6 @@ def test_registrations(filled: RunningTap, run_here: Run) -> None:
         "sip:bob@sip.test", "127.0.0.21", 20427, "udp",
     )  # fmt: skip
     assert (row["contact"], row["expires_s"], row["left_s"]) == (PHONE_CONTACT, 600, 379)
-    table = read(filled, "registrations", *at, run=run_here).splitlines()
-    assert [line.split()[0] for line in table] == ["aor", "sip:bob@sip.test", "sip:eve@sip.test"]
     late = run_here(
         "registrations", "--until", "2026-11-22T20:02", "--store", filled.store, cwd=filled.folder
     )
@@ -190,10 +178,8 @@ def test_findings_of_a_time_and_with_a_text(filled: RunningTap, run_here: Run) -
         rows = objects(read(filled, "findings", *words, "--json", run=run_here))
         return sorted(str(row["call_id"]) for row in rows)
 
-    assert found("sip:BOB@") == found("ae44999ea7ec") == [B_CALL]
-    assert found("127.0.0.21:20427") == [B_CALL, EVE_CALL]
-    assert found("nobody") == []
-    assert found("--until", "2026-11-22T19:51:19.5") == []
+    assert found("AE44999ea7ec") == [B_CALL]
+    assert found("127.0.0.21:20427", "--until", "2026-11-22T19:51:19.5") == []
     assert found("--until", "2026-11-22T19:51:19.6", "--since", "2026-11-22T19:51:19.5") == [B_CALL, EVE_CALL]
 
 
@@ -203,10 +189,8 @@ def test_tail_of_what_is_looked_for(filled: RunningTap, run_here: Run) -> None:
         return [(row["method"], row["status"]) for row in rows]
 
     assert methods("method:CANCEL", "to:bob") == [("CANCEL", None), ("CANCEL", 200)]
-    assert methods("code:487") == [("INVITE", 487)] * 2
     assert methods("--where", "-method:INVITE,ACK,CANCEL,REGISTER") == [("OPTIONS", None)]
     assert len(methods("127.0.0.21")) == 9
-    assert methods("method:BYE") == []
     cells = list(csv.DictReader(io.StringIO(read(filled, "tail", "method:CANCEL", "--csv", run=run_here))))
     assert [(cell["to_user"], cell["status"]) for cell in cells] == [
         ("bob", ""),
@@ -231,7 +215,7 @@ def test_sql_with_columns_of_one_name(filled: RunningTap, run_here: Run) -> None
     ]
 
 
-@pytest.mark.parametrize("command", ["call", "calls", "findings", "registrations", "tail", "sql"])
+@pytest.mark.parametrize("command", ["call", "calls", "registrations", "sql"])
 def test_bytes_of_the_command_line_that_are_no_text(filled: RunningTap, run_here: Run, command: str) -> None:
     word = "SELECT '\udcff'" if command == "sql" else "\udcff\udcff"  # as Python hands them over
     done = run_here(command, word, "--store", filled.store, cwd=filled.folder)
