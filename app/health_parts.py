@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import data, look
+from app.config import settings
 from app.frame import Frame
 from app.hexdump import hexdump
 from pipeline.api import health as api
@@ -20,6 +21,7 @@ _MS: Final = timedelta(milliseconds=1)
 
 
 def agents(seen: Frame) -> None:
+    """Who sends, whether it still does, and whether its clock is right."""
     st.subheader("Capture agents", anchor=False)
     agents = data.ask(api.agents, **seen.range)
     if agents.empty:
@@ -69,13 +71,15 @@ def agents(seen: Frame) -> None:
 
 
 def weird(seen: Frame) -> None:
+    """What could not be decoded, by kind, with the bytes of some of it."""
     st.subheader("What could not be decoded", anchor=False)
     kinds = data.ask(api.weird, **seen.range)
     if kinds.empty:
         look.empty("Everything could be decoded in this range.")
         return
     shown = kinds.assign(
-        detail=kinds["detail"].map(look.printable), agent_addr=kinds["agent_addr"].map(look.printable)
+        detail=look.MISSING if settings().app.mask_numbers else kinds["detail"].map(look.printable),
+        agent_addr=kinds["agent_addr"].map(look.printable),
     )
     st.dataframe(
         shown,
@@ -93,6 +97,11 @@ def weird(seen: Frame) -> None:
             "detail": st.column_config.TextColumn("Last one", width="large"),
         },
     )
+    if settings().app.mask_numbers:
+        st.caption(
+            "Samples are not shown: numbers are masked, and in these bytes nobody can tell where they are."
+        )
+        return
     kind = st.selectbox(
         "Show samples of",
         list(kinds["kind"]),
@@ -119,6 +128,7 @@ def _samples(samples: pd.DataFrame, seen: Frame) -> None:
 
 
 def store(seen: Frame) -> None:
+    """How large and how old the store is, table by table."""
     st.subheader("Store", anchor=False)
     tables, disk = data.ask(api.tables), data.ask(api.disk).iloc[0]
     oldest = tables.loc[tables["table_name"] == "sip", "first"]
@@ -153,6 +163,7 @@ def store(seen: Frame) -> None:
 
 
 def jobs(seen: Frame) -> None:
+    """What the tap does at intervals, and how the last run went."""
     jobs = data.ask(api.jobs)
     if jobs.empty:
         return
@@ -186,6 +197,7 @@ def jobs(seen: Frame) -> None:
 
 
 def cdr_sources(seen: Frame) -> None:
+    """How reading of CDRs goes."""
     st.subheader("CDR sources", anchor=False)
     sources = data.ask(api.cdr_sources)
     if sources.empty:
@@ -218,6 +230,7 @@ def cdr_sources(seen: Frame) -> None:
 
 
 def plugins() -> None:
+    """Detectors and actions, and how each stands."""
     plugins = data.ask(api.plugins)
     if plugins.empty:
         return

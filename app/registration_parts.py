@@ -20,6 +20,7 @@ _MOST_NAMES: Final = 12  # bars in a chart of names
 
 
 def registered(seen: Frame) -> None:
+    """Who is registered from where with what; at the end of the range."""
     text = _search("Account, address, device", "reg_who")
     counts = data.ask(api.binding_counts, text=text, at=seen.until)
     if counts.empty:
@@ -64,6 +65,7 @@ def registered(seen: Frame) -> None:
 
 
 def changes(seen: Frame) -> None:
+    """Who came, refreshed, moved and left, newest first."""
     text = _search("Account, address, device", "reg_who")
     table = data.ask(api.registrations, text=text, **seen.range, limit=_MOST_CHANGES)
     if table.empty:
@@ -96,6 +98,7 @@ def changes(seen: Frame) -> None:
 
 
 def refused(seen: Frame, rate: pd.DataFrame) -> None:
+    """Who was refused, over time and by source."""
     table = data.ask(api.registration_failures, **seen.range)
     if table.empty:
         look.empty(
@@ -133,6 +136,7 @@ def _tried(seen: Frame, ip: str) -> None:
 
 
 def flaps(seen: Frame, table: pd.DataFrame) -> None:
+    """Which phones come and go."""
     if table.empty:
         look.empty(
             "No phone flapped in this range.",
@@ -171,6 +175,7 @@ def flaps(seen: Frame, table: pd.DataFrame) -> None:
 
 
 def refreshes(seen: Frame) -> None:
+    """How often phones refresh."""
     table = data.ask(api.refresh_intervals, **seen.range)
     table = table[table["refreshes"] > 0]
     if table.empty:

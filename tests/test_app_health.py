@@ -290,6 +290,13 @@ def test_a_tap_that_was_killed(tap: RunningTap, app: App) -> None:
 # -- other stores: they end what `app` began, so they come last ----------------------------------------------
 
 
+def test_no_bytes_are_shown_where_numbers_are_masked(tap: RunningTap) -> None:
+    with reading(tap.store, mask_numbers=True):
+        app = App("health", health_kind="sip_start_line")
+    assert "Samples are not shown" in said(app)
+    assert not [code for code in app.test.code if code.value.startswith("0000")]
+
+
 def test_a_store_that_no_tap_filled(tmp_path: Path) -> None:
     """As `hepduck import` leaves it, and empty besides."""
     Writer(tmp_path / "store", "tap", AT_ONCE).stop()
