@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from asterisk_recordings import calls as recorded_calls
-from heard_store import CALLS, COVER, MONDAY, NETWORKS, SPRING_FORWARD, Way, fill, mos, ways
+from heard_store import CALLS, COVER, MONDAY, NETWORKS, SPRING_FORWARD, Way, fill, made_store, mos, ways
 from quality_store import cdr_rows, new_store
 from test_quality_truth import lost_and_due
+from upkeep_store import empty_store
 
 from pipeline.api import quality as api
 from pipeline.api.calls import calls, count_calls
@@ -30,10 +32,8 @@ SHARES = {"p5": 5, "p50": 50, "p95": 95}
 
 
 @pytest.fixture(scope="module", name="store")
-def made_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    path = tmp_path_factory.mktemp("heard") / "store"
-    fill(path, MADE)
-    with Store(path) as store:
+def opened_store() -> Iterator[Store]:
+    with Store(made_store()) as store:
         yield store
 
 
@@ -124,25 +124,14 @@ def test_over_time(zone: str, store: Store) -> None:
 
 
 def test_days_are_days_of_the_zone(tmp_path: Path) -> None:
-    """Twenty months, so steps are of days; that of the change to summer time has 23 hours."""
-    one = MADE[0]
+    """Also the one that has 23 hours."""
     moments = {
         datetime(2026, 3, 28, 22, 30, tzinfo=UTC): 90.0,  # 29 March in Kyiv
         datetime(2026, 3, 29, 20, 30, tzinfo=UTC): 80.0,  # still
         datetime(2026, 3, 29, 21, 30, tzinfo=UTC): 70.0,  # 30 March
     }
-    table = pd.DataFrame()
-    made = [
-        Way(
-            f"day-{n}@sip.test",
-            ts,
-            *(getattr(one, name) for name in ("leg", "direction")),
-            r,
-            *list(vars(one).values())[5:],
-        )
-        for n, (ts, r) in enumerate(moments.items())
-    ]
-    fill(tmp_path / "store", made)
+    days = [replace(MADE[0], call_id=f"{ts}", ts=ts, r=r) for ts, r in moments.items()]
+    fill(tmp_path / "store", days)
     with Store(tmp_path / "store") as store:
         found = api.heard_queries.overview(
             store.reader, ["over_time"], zone="Europe/Kyiv", steps=(86_400, MONDAY)
@@ -268,9 +257,7 @@ def test_coverage(store: Store) -> None:
 
 def test_an_empty_store(tmp_path: Path) -> None:
     """Tables without rows, with the columns and types of others."""
-    with new_store(tmp_path / "store"):
-        pass
-    with Store(tmp_path / "store") as store:
+    with Store(empty_store(tmp_path / "store")) as store:
         report = api.quality_overview(store=store)
         assert api.quality_coverage(store=store).empty
     assert report["total"]["rated"].tolist() == [0]
@@ -301,10 +288,10 @@ def test_the_search_behind_a_row_finds_its_calls(by: str, store: Store) -> None:
 def test_the_recorded_session_is_as_the_relay_counted(tmp_path: Path) -> None:
     """Loss is told until the last report only, so percentiles are near the relay's and not equal to them."""
     name = "r22-custom-legacy"
-    with new_store(tmp_path / "store") as made:
-        made.hear(name)
-        made.add("cdr", cdr_rows(name))
-        made.refresher.run()
+    with new_store(tmp_path / "store") as recorded:
+        recorded.hear(name)
+        recorded.add("cdr", cdr_rows(name))
+        recorded.refresher.run()
     truth = [
         100 * lost / due
         for call in recorded_calls(name)

@@ -223,6 +223,7 @@ def _windows(*, since: Moment, until: Moment, store: Store) -> pd.DataFrame:
         since=since,
         until=until,
         settings=settings(),
+        most=delays_api.MOST_REPLAYED,
         store=store,
     )
 

@@ -18,10 +18,12 @@ Report = dict[str, pd.DataFrame]
 GROUPS: Final = {
     "trunk": "trunk",
     "codec": "codec",
-    "ua": "User-Agent",
+    "User-Agent": "ua",
     "account": "account",
     "network": "network",
 }
+"""What the selector says, also in the URL, and what the store is asked by."""
+
 _ADVICE: Final = {
     "the phone sent no RTCP reports": "Phones that send no RTCP tell nothing of what they hear: can it be switched on?",
     "too short for an RTCP report": "Reports come every five seconds or so: a shorter call has none.",
@@ -37,7 +39,7 @@ _WORST_ROWS: Final = 25
 def main() -> None:
     """One run of the page."""
     seen = frame.get()
-    by = _grouping_asked()
+    words = _grouping_asked()
     with st.spinner("Looking through the calls ...", show_time=True):
         cover: pd.DataFrame = data.ask(api.quality_coverage, **seen.range)
     if not cover["audible"].any():
@@ -48,7 +50,7 @@ def main() -> None:
         report: Report = data.ask(
             api.quality_overview,
             **seen.range,
-            by=by,
+            by=GROUPS[words],
             zone=seen.zone.key,
             limit=_WORST_ROWS,
             conceal_loss=settings().quality.conceal_loss,
@@ -64,7 +66,7 @@ def main() -> None:
     _over_time(seen, report)
     _when_and_how_good(seen, report)
     _spread(report)
-    _breakdown(report["by"], by)
+    _breakdown(report["by"], words)
     _worst(seen, report)
     _methods(report["methods"])
 
@@ -205,7 +207,7 @@ def _spread(report: Report) -> None:
                 st.caption(f"No {name} is known.")
 
 
-def _breakdown(table: pd.DataFrame, by: str) -> None:
+def _breakdown(table: pd.DataFrame, words: str) -> None:
     st.subheader(
         "What they went through",
         help="The lowest percentile 5 first, those of few directions last. A click shows the calls, the worst first.",
@@ -216,12 +218,11 @@ def _breakdown(table: pd.DataFrame, by: str) -> None:
         list(GROUPS),
         default="trunk",
         required=True,
-        format_func=GROUPS.__getitem__,
         key="by",
         bind="query-params",
         label_visibility="collapsed",
     )
-    ranked = quality_tables.ranked(table)
+    ranked, by = quality_tables.ranked(table), GROUPS[words]
     if ranked["r_p5"].notna().any():
         look.chart(
             quality_charts.by_key(ranked),
@@ -232,11 +233,11 @@ def _breakdown(table: pd.DataFrame, by: str) -> None:
             ),
         )
     chosen = _click(
-        quality_tables.breakdown(ranked, GROUPS[by]),
+        quality_tables.breakdown(ranked, words),
         f"quality_table_{by}",
         [None if key == "-" else key for key in ranked["key"]],
-        quality_tables.breakdown_columns(GROUPS[by]),
-        f"{len(ranked)} rows by {GROUPS[by]}",
+        quality_tables.breakdown_columns(words),
+        f"{len(ranked)} rows by {words}",
     )
     if chosen is not None:
         r = ranked.loc[ranked["key"] == chosen, "r_p5"].iloc[0]
