@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 STORE ?= hepduck-data
 ARGS ?=
 
-.PHONY: help demo test lint format run bench notebooks clean
+.PHONY: help demo test lint format run bench notebooks docs clean
 
 help:
 	@echo "make demo    recorded ghost calls, found live, and the web app on them (DEMO=stay keeps it running)"
 	@echo "make test    lint and all tests, with real Kamailio, sipp and tshark"
 	@echo "make run     the tap on udp and tcp 127.0.0.1:9060 (ARGS='-L udp:0.0.0.0:9060 ...')"
+	@echo "make notebooks  four Jupyter notebooks;  make docs  a page for each command"
 	@echo "make lint    ruff, mypy, import-linter;  make format  ruff format;  make bench  all benchmarks"
 
 demo: $(VENV)/.runtime
@@ -38,6 +39,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.latency
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m pipeline.cli.pages docs/commands
 
 notebooks: $(VENV)/.notebooks
 	$(BIN)/jupytext --to ipynb notebooks/*.py
