@@ -147,8 +147,8 @@ def _pace(status: dict[str, Any]) -> None:
             look.milliseconds(status["latency_us"] / 1000),
             "From arrival to the end of detection, of the last batch.",
         ),
-        "Last commit": (
-            f"{look.length((datetime.now(UTC) - committed) / _MS)} ago" if committed else look.MISSING,
+        "Commit age": (
+            look.length((datetime.now(UTC) - committed) / _MS) if committed else look.MISSING,
             "When rows last became visible to readers; the tap writes when there is something.",
         ),
         "Flush": (look.milliseconds(status["flush_ms"]), "How long the last commit took."),
