@@ -21,6 +21,7 @@ from pipeline.ingest.recordings import read_recording
 ROOT = Path(__file__).parents[1]
 GHOST = re.compile(r"^GHOST CALL (\S+) at (\S+) registered \d+ ms after the call was (\w+)", re.MULTILINE)
 
+PLAYED = sorted((ROOT / "pipeline" / "demo" / "recordings").glob("*.hep"))
 Staying = tuple["subprocess.Popen[str]", Path]
 
 # The demo plays b (canceled), c (answered elsewhere) and d (in time); the first two have a late phone.
@@ -77,8 +78,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert in_time not in shown
 
     # Messages as they came, the ladder with the finding in it, and counters that add up.
-    played = sorted((ROOT / "pipeline" / "demo" / "recordings").glob("*.hep"))
-    sent = sum(1 for path in played for _ in read_recording(path))
+    sent = sum(1 for path in PLAYED for _ in read_recording(path))
     lines = re.findall(r"^  \d\d:\d\d:\d\d\.\d{3} \S+:\d+ -> \S+:\d+ +\S", shown, re.MULTILINE)
     assert len(lines) == sent
     assert re.search(r"^ +[\d.]+ !! GHOST CALL: ", shown, re.MULTILINE)
@@ -142,3 +142,6 @@ def test_the_demo_can_stay(staying: Staying) -> None:
     eventually(lambda: processes_of(folder) == [], "the end of the tap and of the app")
     status = json.loads((folder / "hepduck-demo" / "status.json").read_text())
     assert (status["state"], status["unexplained"]) == ("stopped", 0)
+    asterisk = ROOT / "pipeline" / "demo" / "recordings" / "asterisk" / "heard.hep.zst"
+    sent = sum(1 for path in (*PLAYED, asterisk) for _ in read_recording(path))
+    assert (status["received"], status["stored"]) == (sent, sent)

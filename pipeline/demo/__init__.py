@@ -36,6 +36,7 @@ _MARK = "made-by-hepduck-demo"
 _SPEED = 2.0
 _START_S = 30.0
 _STORED_S = 20.0
+_SETTLED_S = 3.0
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 
@@ -50,7 +51,7 @@ def run(*, stay: bool = False) -> None:
         tap = subprocess.Popen(_tap_command(), stderr=log)
     app: WebApp | None = None
     try:
-        address = _wait_for_address(tap)
+        address, stream = _wait_for_addresses(tap)
         _say(f"A tap listens on {address}; its store is ./{STORE}/. It is told to place no call (dry run).")
         with Reader(STORE) as reader:
             seen = _Watcher(reader)
@@ -59,7 +60,7 @@ def run(*, stay: bool = False) -> None:
                 if recording.name.endswith(".hep"):
                     _play(recording, address, seen)
             _explain(reader, seen.sent)
-            _hear_asterisk(reader, address)
+            _hear_asterisk(reader, stream)
         app = WebApp(STORE)
         stay = stay or sys.stdout.isatty()
         again = "" if stay else f" It ends now; `hepduck app --store {STORE}` starts it again."
@@ -83,20 +84,9 @@ def run(*, stay: bool = False) -> None:
 def _tap_command() -> list[str]:
     cdrs = [{"source": str(_CDRS), "name": "asterisk", "interval": "1s", "jitter": "0s"}]
     settings = {"cdr": json.dumps(cdrs), "quality.interval": "1s"}
-    return [
-        *(
-            sys.executable,
-            "-m",
-            "pipeline",
-            "run",
-            "--no-config",
-            "--store",
-            str(STORE),
-            "-L",
-            "udp:127.0.0.1:0",
-        ),
-        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
-    ]
+    run = [sys.executable, "-m", "pipeline", "run", "--no-config", "--store", str(STORE)]
+    listeners = ("-L", "udp:127.0.0.1:0", "-L", "tcp:127.0.0.1:0")
+    return [*run, *listeners, *(word for pair in settings.items() for word in ("--set", "=".join(pair)))]
 
 
 def _fresh_store() -> None:
@@ -108,11 +98,13 @@ def _fresh_store() -> None:
     (STORE / _MARK).touch()
 
 
-def _wait_for_address(tap: subprocess.Popen[bytes]) -> str:
+def _wait_for_addresses(tap: subprocess.Popen[bytes]) -> tuple[str, str]:
+    """Where it listens: UDP, and TCP, which loses nothing when all comes at once."""
     give_up_s = time.monotonic() + _START_S
     while time.monotonic() < give_up_s and tap.poll() is None:
         try:
-            return str(next(iter(read_status(STORE)["listeners"])))
+            udp, tcp = sorted(read_status(STORE)["listeners"], reverse=True)
+            return udp, tcp
         except StoreError:
             time.sleep(0.1)
     raise StoreError(f"the tap did not start; {STORE / 'tap.log'} says why")
@@ -182,22 +174,29 @@ def _hear_asterisk(reader: Reader, address: str) -> None:
     )
     command = ["send", str(heard), "--to", address, "--speed", "max"]
     subprocess.run([sys.executable, "-m", "pipeline", *command], stderr=subprocess.DEVNULL, check=False)
-    give_up_s = time.monotonic() + _STORED_S
-    while time.monotonic() < give_up_s and not _is_rated(reader):
-        time.sleep(0.5)
-    for row in quality_queries.figures(reader):
+    for row in _rated(reader):
         _print(
             f"  {row['calls']} calls with a known quality: R {row['r_p5']:.1f} for the worst twentieth of the "
             f"directions, {row['r_p50']:.1f} in the middle; loss up to {row['loss_pct_p95']:.1f} % for 95 %."
         )
 
 
-def _is_rated(reader: Reader) -> bool:
-    """CDRs and reports are taken in, each by a job of its own."""
-    found = reader.query(
-        "SELECT count(DISTINCT source) AS sources FROM leg_quality WHERE call_id IS NOT NULL"
-    )
-    return bool(found["sources"][0].as_py() == 2)
+def _rated(reader: Reader) -> list[dict[str, Any]]:
+    """The figures, once they change no more: CDRs and reports are taken in, and tied together, by jobs of the tap."""
+    give_up_s = time.monotonic() + _STORED_S
+    found: list[dict[str, Any]] = []
+    same_since_s = time.monotonic()
+    while (now_s := time.monotonic()) < give_up_s and now_s - same_since_s < _SETTLED_S:
+        before, found = found, quality_queries.figures(reader)
+        if found != before or not _is_from_both(reader):
+            same_since_s = now_s
+        time.sleep(0.5)
+    return found
+
+
+def _is_from_both(reader: Reader) -> bool:
+    sql = "SELECT count(DISTINCT source) AS sources FROM leg_quality WHERE call_id IS NOT NULL"
+    return bool(reader.query(sql)["sources"][0].as_py() == 2)
 
 
 def _try_next() -> None:
