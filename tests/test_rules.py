@@ -218,8 +218,20 @@ def test_rules_choose_actions_by_the_findings_kind(ledger: Ledger) -> None:
 
 
 def test_the_default_rule_logs_and_rehearses_the_fake_call() -> None:
-    (rule,) = RulesSettings().rule
-    assert (rule.finding, rule.actions) == ("late_register", ["log", "fake_call"])
+    rules = [(rule.finding, rule.actions) for rule in RulesSettings().rule]
+    assert rules == [("late_register", ["log", "fake_call"]), ("*", ["log"])]
+
+
+def test_a_star_stands_for_what_no_rule_names(ledger: Ledger) -> None:
+    spy, other = Spy(), Other()
+    chosen = [
+        Rule(finding="late_register", actions=["spy"]),
+        Rule(finding="muted", actions=[]),
+        Rule(finding="*", actions=["other"]),
+    ]
+    kinds = ["late_register", "toll_fraud", "muted"]
+    rows = Rules(ledger, spy, other, rule=chosen).run(*(late_finding(kind=kind) for kind in kinds))
+    assert sorted(row["action"] for row in rows) == ["other", "spy"]
 
 
 def test_a_rule_that_names_no_action_is_refused() -> None:

@@ -38,10 +38,11 @@ _log = structlog.get_logger("hepduck.rules")
 
 Row = dict[str, Any]
 _START_LIMIT_S = 5.0
+ALL_OTHERS = "*"
 
 
 class Rule(BaseModel):
-    """One `[[rules.rule]]`: findings of this kind start these actions."""
+    """One `[[rules.rule]]`: findings of this kind start these actions; `*` is every kind that no rule names."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,8 +59,11 @@ class RulesSettings(BrakeSettings):
     """`[rules]`. Whether an action may act is said in its own table: `[actions.fake_call]`."""
 
     rule: list[Rule] = Field(
-        default_factory=lambda: [Rule(finding="late_register", actions=["log", "fake_call"])],
-        description="which finding starts which actions",
+        default_factory=lambda: [
+            Rule(finding="late_register", actions=["log", "fake_call"]),
+            Rule(finding=ALL_OTHERS, actions=["log"]),
+        ],
+        description='which finding starts which actions; "*": all that no rule names',
     )
     backlog: int = Field(1000, ge=1, description="most findings under way; more are dropped and counted")
     drain: Duration = Field(timedelta(seconds=10), description="how long a stop waits for what is under way")
@@ -145,7 +149,7 @@ class RuleRunner:
 
     def submit(self, finding: Finding) -> bool:
         """Take a finding; never blocks. False when the backlog is full (counted) or the runner is stopped."""
-        if finding.kind not in self._by_kind:
+        if not self._actions_for(finding):
             return True
         with self._lock:
             self._submitted += 1
@@ -226,8 +230,12 @@ class RuleRunner:
         with self._lock:
             self._pending -= 1
 
+    def _actions_for(self, finding: Finding) -> list[tuple[str, Action]]:
+        by_kind = self._by_kind  # a reload may replace it
+        return by_kind[finding.kind if finding.kind in by_kind else ALL_OTHERS]
+
     async def _all_actions(self, finding: Finding) -> None:
-        pairs = self._by_kind.get(finding.kind, [])  # rules may have changed since it was submitted
+        pairs = self._actions_for(finding)
         await asyncio.gather(*(self._one_action(finding, rule, action) for rule, action in pairs))
 
     async def _one_action(self, finding: Finding, rule: str, action: Action) -> None:
@@ -317,7 +325,7 @@ class RuleRunner:
 
 
 def _by_kind(settings: RulesSettings, actions: Mapping[str, Action]) -> dict[str, list[tuple[str, Action]]]:
-    by_kind: dict[str, list[tuple[str, Action]]] = {}
+    by_kind: dict[str, list[tuple[str, Action]]] = {ALL_OTHERS: []}
     for rule in settings.rule:
         pairs = by_kind.setdefault(rule.finding, [])
         pairs += [(rule.title, actions[name]) for name in rule.actions]
