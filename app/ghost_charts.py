@@ -157,7 +157,9 @@ def _by_outcome(present: pd.Series) -> dict[str, str]:
 
 
 def _colour(field: str, of: dict[str, str]) -> alt.Color:
-    return alt.Color(field, scale=look.colours(list(of), of), legend=alt.Legend(labelLimit=300, symbolStrokeWidth=0))
+    return alt.Color(
+        field, scale=look.colours(list(of), of), legend=alt.Legend(labelLimit=300, symbolStrokeWidth=0)
+    )
 
 
 def _stacked(table: pd.DataFrame, at: str, count: str, what: str, order: list[str]) -> pd.DataFrame:

@@ -88,8 +88,8 @@ def quality_overview(
 ) -> dict[str, pd.DataFrame]:
     """All that the functions below tell of [since, until), from one look at the store: much quicker than one by one.
 
-    Keys: total (one row: calls that were rated, directions, rated, enough, grounded, r_*, mos_*), over_time, bands, spread, by_hour,
-    by, methods, worst, unranked.
+    Keys: total (one row: calls that were rated, directions, rated, enough, grounded, r_*, mos_*), over_time, bands,
+    spread, by_hour, by, methods, worst, unranked.
     """
     return _asked(heard_queries.PARTS, since, until, store, by, zone, limit, conceal_loss)
 
