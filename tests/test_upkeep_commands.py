@@ -69,7 +69,8 @@ def test_info_tells_what_is_there(tap: RunningTap, run: Any) -> None:
 
 
 def test_the_tap_prunes_compacts_and_copies_its_store(tap: RunningTap, run: Any, tmp_path: Path) -> None:
-    assert run("prune") == run("prune", "--dry-run") == []
+    assert run("prune", "--dry-run") == []
+    assert {row["reason"] for row in run("prune")} <= {"replaced"}  # what is known of the agent, now and then
     (compacted,) = run("compact")
     assert compacted["files_after"] <= compacted["files_before"]
     (copied,) = run("backup", tmp_path / "copy")
@@ -115,7 +116,8 @@ def test_a_person_is_erased_by_the_tap_which_goes_on(tap: RunningTap, run: Any) 
     assert "is no number and no address" in run("forget", "everybody", code=2)
     tap.send(B)
     tap.settled(28)
-    assert tap.rows(f"SELECT DISTINCT call_id FROM call WHERE call_id = '{B_CALL}'") == [{"call_id": B_CALL}]
+    call = f"FROM call WHERE call_id = '{B_CALL}'"
+    assert eventually(lambda: tap.rows(call), "that the call is stored again")
     assert "upkeep failed" not in tap.log()
 
 
