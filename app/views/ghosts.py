@@ -41,6 +41,7 @@ def _armed(seen: Frame) -> None:
     started = states[~states["words"].str.contains("No rule starts it")]
     armed = started[started["state"].isin({"ARMED", "halted"})]
     source = started["from"].iloc[0] if len(started) else "this configuration"
+    source = source if source.startswith("this") else f"the {source}"
     names = ", ".join(f"`{look.plain(name)}`" for name in armed["action"])
     if (armed["state"] == "halted").any():
         st.error(f"**Halted.** {names} would act, but the kill switch is on.", icon=":material/front_hand:")
@@ -51,7 +52,7 @@ def _armed(seen: Frame) -> None:
             "**Dry run.** Nothing is sent to any phone: what would be done is only noted.",
             icon=":material/visibility:",
         )
-    with st.expander(f"Every action, as the {source} has it", key="ghosts_actions"):
+    with st.expander(f"Every action, as {source} has it", key="ghosts_actions"):
         counts: pd.DataFrame = data.ask(api.action_counts, **seen.range)
         st.dataframe(
             ghost_tables.actions(states, counts), hide_index=True, key="ghosts_action_table", height="content"
