@@ -29,11 +29,14 @@ def main() -> None:
     if not signin.may_see(settings().app):
         st.stop()
     pages = [
-        st.Page(f"views/{name}.py", title=title, icon=icon, url_path=name, default=name == "calls")
-        for name, title, icon in PAGES
+        st.Page(f"views/{name}.py", title=title, icon=icon, url_path=name if at else "", default=not at)
+        for at, (name, title, icon) in enumerate(PAGES)
     ]
-    call = st.Page("views/call.py", title="Call", url_path="call", visibility="hidden")
-    page = st.navigation([*pages, call], position="top")
+    hidden = [  # the first page is found at its own name, too, not only at /
+        st.Page(f"views/{name}.py", title=title, url_path=name, visibility="hidden")
+        for name, title in (("call", "Call"), ("calls", "Calls"))
+    ]
+    page = st.navigation([*pages, *hidden], position="top")
     try:
         data.store()
     except HepduckError as error:
