@@ -185,8 +185,10 @@ def test_hostile_names_are_text_and_numbers_masked_where_that_is_set(tmp_path: P
     fill(tmp_path / "store", [replace(way, trunk=HOSTILE, codec="PCMA", r=30.0)])
     later = MONDAY.replace(month=4)
     known = {"call_id": way.call_id, "first_ts": way.ts, "last_ts": later, "from_user": "4930123456"}
+    failing = {"source": "asterisk", "state": "failing", "error": HOSTILE, "updated_at": later}
     with Writer(tmp_path / "store", "n1", QUIET) as writer:
         writer.append("call", [known]).result(60)
+        writer.append("cdr_source_state", [failing]).result(60)
     with reading(tmp_path / "store", mask_numbers=True):
         app = App("quality")
     assert "\x1b" not in said(app)
@@ -195,6 +197,10 @@ def test_hostile_names_are_text_and_numbers_masked_where_that_is_set(tmp_path: P
     assert "<img src=x onerror=alert(1)>" in shown
     assert "\x1b" not in shown
     assert table(app, "quality_worst")["from"].tolist() == ["493012xxxx"]
+    (warning,) = app.test.warning
+    assert "CDRs of **asterisk** cannot be read" in warning.value
+    assert "\\<img" in warning.value
+    assert "\x1b" not in warning.value
 
 
 # -- charts --------------------------------------------------------------------------------------------------

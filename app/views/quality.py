@@ -10,6 +10,7 @@ import streamlit as st
 from app import data, frame, look, quality_charts, quality_tables
 from app.config import settings
 from app.frame import Frame
+from pipeline.api import health
 from pipeline.api import quality as api
 from pipeline.protocols.emodel import band
 
@@ -97,6 +98,7 @@ def _coverage(cover: pd.DataFrame) -> None:
         f"**{rated:,} of {total:,} calls ({share})** that could be heard have quality. "
         f"{silent:,} more were not answered: there was nothing to hear."
     )
+    _failing_sources()
     if rated == total:
         return
     ordered = pd.concat([audible[audible["why"] == "rated"], audible[audible["why"] != "rated"]])
@@ -109,6 +111,16 @@ def _coverage(cover: pd.DataFrame) -> None:
     if advice:
         with st.expander("What to do about the others", key="quality_advice"):
             st.markdown("\n".join(advice))
+
+
+def _failing_sources() -> None:
+    """CDR sources that cannot be read at the moment: calls may lack their quality for that."""
+    sources: pd.DataFrame = data.ask(health.cdr_sources)
+    for row in sources[sources["state"] == "failing"].itertuples():
+        st.warning(
+            f"CDRs of **{look.plain(row.source)}** cannot be read: {look.plain(row.error)}",
+            icon=":material/sync_problem:",
+        )
 
 
 def _figures(report: Report) -> None:
