@@ -53,6 +53,11 @@ _PACKET: Final = """
     FROM rtcp"""
 
 
+def any_reports(cursor: duckdb.DuckDBPyConnection) -> bool:
+    """False where there are none that legs could be made of again."""
+    return _rows(cursor, "SELECT count(*) AS reports FROM rtcp", {})[0]["reports"] > 0
+
+
 def new_packets(cursor: duckdb.DuckDBPyConnection, new: Span) -> list[Packet]:
     """The reports that came, in order of their time."""
     sql = f"{_PACKET} WHERE {new.condition} ORDER BY ts, msg_id"
@@ -93,18 +98,21 @@ def cdrs_beside(
     ids = {row["linkedid"] for row in rows} | {row["uniqueid"] for row in rows} | set(roots)
     alone = [row for row in rows if not row["linkedid"]]
     channels = {_base(row[name]) for row in alone for name in ("channel", "dst_channel") if row[name]}
-    since, until = _span(rows)
-    sql = f"""
-        SELECT {", ".join(_CDR_COLUMNS)} FROM cdr
-        WHERE ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts <= $until) AND (
-            linkedid IN (SELECT unnest($ids::VARCHAR[])) OR uniqueid IN (SELECT unnest($ids::VARCHAR[]))
-            OR (linkedid IS NULL AND (
-                regexp_replace(channel, ';[12]$', '') IN (SELECT unnest($channels::VARCHAR[]))
-                OR regexp_replace(dst_channel, ';[12]$', '') IN (SELECT unnest($channels::VARCHAR[])))))"""
-    given = {"ids": [name for name in ids if name], "channels": sorted(channels)}
-    return _rows(
-        cursor, sql, given | ({"since": None, "until": None} if roots else {"since": since, "until": until})
-    )
+    same = ["linkedid IN (SELECT unnest($ids::VARCHAR[]))", "uniqueid IN (SELECT unnest($ids::VARCHAR[]))"]
+    given: dict[str, Any] = {"ids": [name for name in ids if name]}
+    if channels:
+        given["channels"] = sorted(channels)
+        same += [
+            f"linkedid IS NULL AND regexp_replace({column}, ';[12]$', '') IN (SELECT unnest($channels::VARCHAR[]))"
+            for column in ("channel", "dst_channel")
+        ]
+    since, until = (None, None) if roots else _span(rows)
+    if since is not None:
+        given |= {"since": since, "until": until}
+    in_time = "" if since is None else "ts >= $since AND ts <= $until AND "
+    # The wide columns are read for the rows that are found only.
+    found = " UNION ".join(f"SELECT rowid FROM cdr WHERE {in_time}{condition}" for condition in same)
+    return _rows(cursor, f"SELECT {', '.join(_CDR_COLUMNS)} FROM cdr WHERE rowid IN ({found})", given)
 
 
 def legs_beside(cursor: duckdb.DuckDBPyConnection, roots: Collection[str]) -> list[Row]:

@@ -37,6 +37,7 @@ _MARK: Final = timedelta(minutes=1)  # a pass that found nothing is noted that o
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RTCP_ROWS: Final = 100_000  # at once
 _CDR_ROWS: Final = 10_000
+_NAMES: Final = 200_000  # of legs that are tied, before reports are looked at again
 
 log = structlog.get_logger(__name__)
 
@@ -116,9 +117,10 @@ class Refresher:
         tied = self._take_x_cid(cursor, new["sip"]) if self._settings.tie_x_cid else set()
         unnamed = self._take_reports(cursor, new["rtcp"], done)
         names, roots, leg_roots = self._late_codecs(cursor, new["call_state"])
-        tied |= self._take_cdrs(cursor, new["cdr"], roots | unnamed, done)
-        tied |= self._take_leg_table(cursor, new["cdr_leg"], leg_roots, done)
-        self._tie_again(cursor, tied | names, done)
+        tied |= names
+        self._take_cdrs(cursor, new["cdr"], roots | unnamed, tied, done)
+        self._take_leg_table(cursor, new["cdr_leg"], leg_roots, tied, done)
+        self._tie_again(cursor, tied, done)
         if done or datetime.now(UTC) - self._marked_at > _MARK:
             self._remember(new)
         self._position = {table: span.to for table, span in new.items()}
@@ -166,11 +168,11 @@ class Refresher:
         return found["hep"], found["cdr"], found["legs"]
 
     def _take_cdrs(
-        self, cursor: duckdb.DuckDBPyConnection, new: Span, roots: set[str], done: Refreshed
-    ) -> set[str]:
-        names: set[str] = set()
+        self, cursor: duckdb.DuckDBPyConnection, new: Span, roots: set[str], tied: set[str], done: Refreshed
+    ) -> None:
+        """`tied` gets the names of legs that are known to be of a call now."""
         if new.is_empty and not roots:
-            return names
+            return
         if new.after is not None:
             self._present = self._present or facts.present_columns(cursor, new.after)
         for part in parts(cursor, "cdr", new, _CDR_ROWS):
@@ -178,10 +180,10 @@ class Refresher:
             done.cdr_rows += len(rows)
             roots |= self._new_columns(cursor, rows)
             alone = part == Span(None, new.to)  # there are no others that they could belong to
-            names |= self._write_calls(cursor, rows, set(), done, alone=alone)
+            tied |= self._write_calls(cursor, rows, set(), done, alone=alone)
+            self._tie_again(cursor, tied, done, least=_NAMES)
         if roots:
-            names |= self._write_calls(cursor, [], roots, done, alone=False)
-        return names
+            tied |= self._write_calls(cursor, [], roots, done, alone=False)
 
     def _new_columns(self, cursor: duckdb.DuckDBPyConnection, rows: list[Row]) -> set[str]:
         """A column that holds something for the first time exists: earlier rows of its source lack it, then. The
@@ -244,11 +246,10 @@ class Refresher:
         return {tie["name"] for tie in batch.ties}
 
     def _take_leg_table(
-        self, cursor: duckdb.DuckDBPyConnection, new: Span, roots: set[str], done: Refreshed
-    ) -> set[str]:
-        names: set[str] = set()
+        self, cursor: duckdb.DuckDBPyConnection, new: Span, roots: set[str], tied: set[str], done: Refreshed
+    ) -> None:
         if new.is_empty and not roots:
-            return names
+            return
         for part in [*parts(cursor, "cdr_leg", new, _CDR_ROWS), None]:
             rows = facts.new_cdrs(cursor, "cdr_leg", part) if part else []
             due = {(r["source"], r["linkedid"] or r["uniqueid"] or r["source_row"]) for r in rows}
@@ -263,17 +264,23 @@ class Refresher:
             self._write(batch)
             done.cdr_rows += len(rows)
             done.legs += len(batch.legs)
-            names |= {tie["name"] for tie in batch.ties}
-        return names
+            tied |= {tie["name"] for tie in batch.ties}
+            self._tie_again(cursor, tied, done, least=_NAMES)
 
-    def _tie_again(self, cursor: duckdb.DuckDBPyConnection, names: set[str], done: Refreshed) -> None:
-        """Legs of reports whose call, or codec, is known only now."""
-        wanted = names | {name[: facts.CUT_CALL_ID] for name in names}
-        legs = self._book.again(cursor, wanted) if wanted else []
-        rows = rate_legs(place_legs(cursor, legs), self._settings, self._revision + 1)
-        self._revision += 1
-        self._write(_Batch(legs=rows))
-        done.legs += len(rows)
+    def _tie_again(
+        self, cursor: duckdb.DuckDBPyConnection, names: set[str], done: Refreshed, *, least: int = 1
+    ) -> None:
+        """Legs of reports whose call, or codec, is known only now, if these are at least so many; forgets them."""
+        if len(names) < least:
+            return
+        if facts.any_reports(cursor):
+            wanted = names | {name[: facts.CUT_CALL_ID] for name in names}
+            legs = self._book.again(cursor, wanted)
+            self._revision += 1
+            rows = rate_legs(place_legs(cursor, legs), self._settings, self._revision)
+            self._write(_Batch(legs=rows))
+            done.legs += len(rows)
+        names.clear()
 
     # -- to the store ------------------------------------------------------------------------------------
 
