@@ -55,7 +55,7 @@ _PACKET: Final = """
 
 def any_reports(cursor: duckdb.DuckDBPyConnection) -> bool:
     """False where there are none that legs could be made of again."""
-    return _rows(cursor, "SELECT count(*) AS reports FROM rtcp", {})[0]["reports"] > 0
+    return bool(_rows(cursor, "SELECT count(*) AS reports FROM rtcp", {})[0]["reports"])
 
 
 def new_packets(cursor: duckdb.DuckDBPyConnection, new: Span) -> list[Packet]:
