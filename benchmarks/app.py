@@ -19,25 +19,12 @@ import psutil
 from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from browser import CHROMIUM, FLAGS, READY
 
 from benchmarks.machine import describe
 from pipeline.store.lake import Reader
-
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-READY = """() => {
-    const app = document.querySelector('[data-testid="stApp"]');
-    return app && app.dataset.testScriptState === 'notRunning'
-        && document.querySelector('[data-testid="stMainBlockContainer"]')?.innerText.length > 40
-        && !document.querySelector('[data-stale="true"], [data-testid="stSkeleton"]');
-}"""
 
 
 def pages(store: Path) -> dict[str, str]:

@@ -47,7 +47,7 @@ def chromium() -> Iterator[Browser]:
     """The browser; what has no page of its own in it needs `Visit`."""
     assert Path(CHROMIUM).exists(), "Debian's chromium is missing: sh tests/system-packages.sh chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
 
