@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from store_rows import QUIET, sip_rows
+from upkeep_store import ask, empty_store
 
 from pipeline.store import upkeep
 from pipeline.store.files import live_files
@@ -26,14 +26,8 @@ FOR_EVER = ("agent_state", "cdr_source_state", "quality_mark_state", "schema_ver
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[Writer]:
-    with Writer(tmp_path / "store", "n1", QUIET) as made:
+    with Writer(empty_store(tmp_path / "store"), "n1", QUIET) as made:
         yield made
-
-
-def ask(writer: Writer, sql: str) -> list[tuple[Any, ...]]:
-    with writer.cursor() as cursor:
-        cursor.execute("USE lake")
-        return cursor.execute(sql).fetchall()
 
 
 def messages_of_days(writer: Writer, days: range, rows: int = 60) -> None:
@@ -80,7 +74,7 @@ def test_a_dry_run_tells_what_would_go_and_takes_nothing(writer: Writer) -> None
 
 
 def test_a_reader_keeps_what_it_reads_until_its_snapshot_is_given_up(tmp_path: Path) -> None:
-    with Writer(tmp_path / "store", "n1", WriterSettings(flush_interval="20ms")) as writer:
+    with Writer(empty_store(tmp_path / "store"), "n1", WriterSettings(flush_interval="20ms")) as writer:
         messages_of_days(writer, range(13, 17))
         with open_reader(tmp_path / "store") as reader:
             reader.execute("BEGIN")

@@ -110,14 +110,14 @@ class StoreWork:
         return ", ".join(f"{each.rows} of {each.table} ({each.reason})" for each in dropped) or "nothing"
 
     def _check(self) -> str:
-        wrong = [
-            f"{each.what}: {each.detail}"
-            for each in check_store(self._writer.paths.root, sample=_FOOTERS)
-            if not each.ok
-        ]
+        wrong = self._wrong() and self._wrong()  # what is gone a moment later was under way
         if wrong:
             raise StoreError("; ".join(wrong))
         return "whole"
+
+    def _wrong(self) -> list[str]:
+        found = check_store(self._writer.paths.root, sample=_FOOTERS)
+        return [f"{each.what}: {each.detail}" for each in found if not each.ok]
 
     def _do(self, job: str, work: Callable[[], str]) -> str | None:
         try:

@@ -35,6 +35,8 @@ from pipeline.store.paths import StorePaths, WriterLock, fsync, wait_until_close
 from pipeline.store.schema import base_table, read_migrations, tables
 from pipeline.store.settings import WriterSettings
 
+_TENDING_ENDS_S = 5.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -97,6 +99,7 @@ class Writer:
             raise
         self._committing = threading.Lock()
         self._tending = threading.Lock()
+        self._tender: duckdb.DuckDBPyConnection | None = None
         self._cursors = Cursors()
         self._changed = threading.Condition()
         self._queue: deque[_Entry] = deque()
@@ -162,12 +165,12 @@ class Writer:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A second connection beside the flushes, for reading and upkeep; the caller closes it, soon."""
-        return self._cursors.open(self._connection)
+        return self._cursors.open(lambda: self._opened().connection)
 
-    def _connection(self) -> duckdb.DuckDBPyConnection:
+    def _opened(self) -> Catalog:
         if self._catalog is None:
             raise StoreError("the store is closed, or being opened again after an error")
-        return self._catalog.connection
+        return self._catalog
 
     @contextmanager
     def tending(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -178,7 +181,11 @@ class Writer:
                 raise StoreError("the writer is stopped")
             with self.cursor() as cursor:
                 cursor.execute("USE lake")
-                yield cursor
+                self._tender = cursor
+                try:
+                    yield cursor
+                finally:
+                    self._tender = None
 
     @contextmanager
     def between_commits(self) -> Iterator[None]:
@@ -192,9 +199,7 @@ class Writer:
 
         Raises StoreError.
         """
-        catalog = self._catalog
-        if catalog is None:
-            raise StoreError("the store is closed, or being opened again after an error")
+        catalog = self._opened()
         with self._committing:
             try:
                 catalog.register(batch_id, files)
@@ -215,22 +220,20 @@ class Writer:
 
     def copy_catalog(self, file: Path) -> list[str]:
         """Write a copy of the catalog to a new file; the files that it names, below the folder of files."""
-        if self._catalog is None:
-            raise StoreError("the store is closed, or being opened again after an error")
-        return self._catalog.write_copy(file)
+        return self._opened().write_copy(file)
 
-    def renew_catalog(self, patience_s: float = 60.0) -> None:
+    def renew_catalog(self, patience_s: float = 30.0) -> None:
         """Write the catalog file anew, so that nothing is in it any more that was deleted, not even in its gaps.
 
-        Nobody reads or writes meanwhile: live readers attach again by themselves. Raises StoreError when somebody does
-        not let go of the catalog within `patience_s`; nothing has changed then.
+        At the end nobody reads or writes for a moment: live readers attach again by themselves. Raises StoreError when
+        somebody does not let go of the catalog within `patience_s`; nothing has changed then.
         """
-        with self._tending, self._committing, self._cursors.nobody_else(patience_s):
-            if self._catalog is None or self.stopping:
-                raise StoreError("the store is closed, or being opened again after an error")
-            self._catalog.write_copy(self.paths.fresh_catalog)
-            self._catalog.close()
+        # Who has a cursor may be waiting for a commit: so that comes last.
+        with self._tending, self._cursors.nobody_else(patience_s), self._committing:
+            catalog = self._opened()
+            catalog.write_copy(self.paths.fresh_catalog)
             self._catalog = None
+            catalog.close()
             try:
                 # While anybody has the old file open, DuckDB would go on with that one.
                 wait_until_closed([self.paths.catalog, self.paths.catalog_log], patience_s)
@@ -254,11 +257,24 @@ class Writer:
                 self._give_up_at = time.monotonic() + timeout_s
             self._changed.notify_all()
         self._thread.join()
+        tended = self._end_tending()
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
+        if tended:
+            self._tending.release()
         self._lock.release()
         return self.status()
+
+    def _end_tending(self) -> bool:
+        """Cut off what upkeep is about, so that nobody has the catalog open any more; True when it let go in time."""
+        give_up_s = time.monotonic() + _TENDING_ENDS_S
+        while not self._tending.acquire(timeout=0.05):
+            if time.monotonic() > give_up_s:
+                return False
+            if (tender := self._tender) is not None:
+                tender.interrupt()
+        return True
 
     def __enter__(self) -> Writer:
         return self
