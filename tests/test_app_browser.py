@@ -290,7 +290,7 @@ def assert_harmless(visit: Visit) -> None:
 # -- looks -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", ["", "call", "quality", "ghosts", "registrations", "live", "health"])
+@pytest.mark.parametrize("page", ["calls", "call", "quality", "ghosts", "registrations", "live", "health"])
 def test_every_page_fits(page: str, arrive: Arrive) -> None:
     """Wide and narrow, light and dark: nothing raises, nothing sticks out."""
     more = {"call_id": OWED["call_id"]} if page == "call" else {}
