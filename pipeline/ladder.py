@@ -273,5 +273,6 @@ def _finding_label(row: Mapping[str, Any]) -> str:
 
 def _attempt_label(row: Mapping[str, Any]) -> str:
     how = " (dry run)" if row["dry_run"] else ""
-    detail = f": {row['detail'].splitlines()[0]}" if row.get("detail") else ""
-    return printable(f"{row['action']}{how}: {row['outcome']}{detail}")
+    outcome = "" if row["outcome"] == "dry_run" else row["outcome"]
+    detail = row["detail"].splitlines()[0].rstrip(":") if row.get("detail") else ""
+    return printable(": ".join(part for part in (f"{row['action']}{how}", outcome, detail) if part))

@@ -88,7 +88,7 @@ def test_a_ladder_as_text() -> None:
         "   61.500 |------ CANCEL bob ----->|                        |\n"
         "   61.900 !! GHOST CALL: 10.0.0.9:5060;transport=udp registered 620 ms\n"
         "             after the call was canceled, and no INVITE reached it\n"
-        "   61.950 => fake_call (dry run): dry_run: to sip:10.0.0.2:\n"
+        "   61.950 => fake_call (dry run): to sip:10.0.0.2\n"
         "          |                        |                        |\n"
     )
 
