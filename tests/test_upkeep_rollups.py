@@ -12,12 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from store_rows import QUIET
+from store_rows import QUIET, sip_rows
 from upkeep_store import ask, empty_store
 
 from pipeline.store import upkeep
+from pipeline.store.catalog import Catalog
+from pipeline.store.parquet import conform
+from pipeline.store.paths import StorePaths
 from pipeline.store.retention import drop_replaced, prune
 from pipeline.store.rollups import count_messages, rate_hours
+from pipeline.store.schema import read_migrations
 from pipeline.store.settings import RetentionSettings
 from pipeline.store.writer import Writer
 
@@ -133,6 +137,21 @@ def test_messages_imported_at_their_own_time_count_as_well(writer: Writer) -> No
     writer.put("sip", pa.table({"ts": old, "received_at": old, "method": ["INVITE"]}))
     writer.flush()
     assert count_messages(writer) == 1
+
+
+def test_messages_of_a_store_of_an_older_version_count_once(tmp_path: Path) -> None:
+    paths = StorePaths.of(tmp_path / "old")
+    paths.root.mkdir()
+    older = Catalog(paths, "n1", QUIET, read_migrations()[:5])
+    older.commit("batch-1", {"sip": conform("sip", sip_rows(60), "n1")}, T0)
+    older.close()
+    with Writer(paths.root, "n1", QUIET) as writer:
+        assert ask(writer, "SELECT count(*) FROM sip WHERE recorded_at IS NULL") == [(60,)]
+        assert count_messages(writer) == 60
+        assert count_messages(writer) == 0
+        Heard(writer).more(5)
+        assert count_messages(writer) == 5
+        assert ask(writer, "SELECT sum(messages)::BIGINT FROM sip_minute") == [(65,)]
 
 
 # -- quality by hour -----------------------------------------------------------------------------------

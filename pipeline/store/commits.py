@@ -43,16 +43,19 @@ class Span(NamedTuple):
 
 
 def newest(cursor: duckdb.DuckDBPyConnection, tables: Collection[str]) -> dict[str, datetime]:
-    """For each table when its newest row was committed, as the catalog has noted it."""
+    """For each table when its newest row was committed, by what the catalog knows of each file. (Of a column that was
+    added to a table with rows it knows no more.)"""
     found = cursor.execute(
         f"""
-        SELECT t.table_name, s.max_value::TIMESTAMPTZ AS at
+        SELECT t.table_name, max(s.max_value::TIMESTAMPTZ) AS at
         FROM {WRITER_CATALOG}.ducklake_table t
         JOIN {WRITER_CATALOG}.ducklake_column c
             ON c.table_id = t.table_id AND c.column_name = 'recorded_at' AND c.end_snapshot IS NULL
-        JOIN {WRITER_CATALOG}.ducklake_table_column_stats s
-            ON s.table_id = t.table_id AND s.column_id = c.column_id AND s.max_value IS NOT NULL
-        WHERE t.end_snapshot IS NULL AND list_contains($tables, t.table_name)""",
+        JOIN {WRITER_CATALOG}.ducklake_data_file f ON f.table_id = t.table_id AND f.end_snapshot IS NULL
+        JOIN {WRITER_CATALOG}.ducklake_file_column_stats s
+            ON s.data_file_id = f.data_file_id AND s.column_id = c.column_id AND s.max_value IS NOT NULL
+        WHERE t.end_snapshot IS NULL AND list_contains($tables, t.table_name)
+        GROUP BY ALL""",
         {"tables": list(tables)},
     ).to_arrow_table()
     return dict.fromkeys(tables, EPOCH) | {row["table_name"]: row["at"] for row in found.to_pylist()}
