@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_messages_go_when_they_are_old_and_calls_stay(writer: Writer) -> None:
     assert ask(writer, "SELECT call_id FROM call") == [("a",)]
     assert ask(writer, "SELECT finding_id FROM finding") == [("old",)]
     assert prune(writer, KEPT) == []
+
+
+def test_nothing_is_left_of_a_day_that_is_gone(writer: Writer) -> None:
+    messages_of_days(writer, range(13, 16))
+    prune(writer, KEPT)
+    with writer.tending() as cursor:
+        upkeep.expire(cursor, timedelta(0))
+        upkeep.clean_up(cursor, timedelta(0))
+    folders = list(writer.paths.files.rglob("day=*"))
+    assert upkeep.clear_folders(writer.paths, timedelta(days=1)) == 0, "somebody may be about to write there"
+    for folder in writer.paths.files.rglob("*=*"):
+        os.utime(folder, (1e9, 1e9))
+    assert upkeep.clear_folders(writer.paths, timedelta(days=1)) >= 2
+    left = list(writer.paths.files.rglob("day=*"))
+    assert len(left) < len(folders) and all(any(folder.iterdir()) for folder in left)
+    messages_of_days(writer, range(13, 16))
+    assert ask(writer, "SELECT count(*) FROM sip") == [(240,)]
 
 
 def test_a_dry_run_tells_what_would_go_and_takes_nothing(writer: Writer) -> None:

@@ -7,6 +7,8 @@ not decided here.
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -71,6 +73,19 @@ def clear_orphans(cursor: duckdb.DuckDBPyConnection, older_than: timedelta) -> i
         f"CALL ducklake_delete_orphaned_files('lake', older_than => now() - {_interval(older_than)})"
     ).fetchall()
     return len(done)
+
+
+def clear_folders(paths: StorePaths, unchanged_for: timedelta) -> int:
+    """Remove folders of days whose files are all gone since then; rows of such a day would make them again."""
+    since = time.time() - unchanged_for.total_seconds()
+    removed = 0
+    for depth in ("day", "month", "year"):
+        for folder in paths.files.rglob(f"{depth}=*"):
+            if folder.stat().st_mtime < since and not any(folder.iterdir()):
+                with suppress(OSError):  # a file came just now
+                    folder.rmdir()
+                    removed += 1
+    return removed
 
 
 def _compacted(cursor: duckdb.DuckDBPyConnection, paths: StorePaths, call: str) -> Merged:

@@ -22,7 +22,7 @@ from pipeline.store.writer import Writer
 # Often with a small limit and seldom with a large one: a large file is not written again for each small one.
 _SMALL_BYTES: Final = 16 << 20
 _MIDDLING_BYTES: Final = 64 << 20
-_ORPHANED_AFTER: Final = timedelta(days=1)
+_ORPHANED_AFTER: Final = timedelta(days=1)  # files that nobody knows, and folders that nothing is in
 _FOOTERS: Final = 200  # read by a check
 
 log = structlog.get_logger(__name__)
@@ -105,6 +105,7 @@ class StoreWork:
             upkeep.expire(cursor)
             upkeep.clean_up(cursor)
             upkeep.clear_orphans(cursor, _ORPHANED_AFTER)
+        upkeep.clear_folders(self._writer.paths, _ORPHANED_AFTER)
         if too_large := is_too_large(self._writer, self._retention):
             raise StoreError(f"{too_large}: no old messages are left to drop")
         return ", ".join(f"{each.rows} of {each.table} ({each.reason})" for each in dropped) or "nothing"
