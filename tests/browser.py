@@ -150,7 +150,8 @@ class Visit:
 
     def raw(self) -> str:
         """The message beside the ladder."""
-        return (self.page.get_by_test_id("stCode").locator("code").text_content() or "").rstrip("\n")
+        shown = self.page.get_by_test_id("stCode").locator("code").all_text_contents()
+        return "".join(shown).rstrip("\n")  # two for a moment, while one takes the other's place
 
     def arrow(self, label: str, nth: int = 0, *, hover: bool = False) -> None:
         """Click on an arrow of the ladder, or only point at it: the `nth` from the top whose label begins so."""

@@ -33,14 +33,14 @@ def test_with_all_outcomes_the_others_are_found_too(recording: Recording) -> Non
 
 
 def test_any_order_within_20_ms(recording: Recording) -> None:
-    for seed in range(200):
+    for seed in range(200 if len(recording.arrived) < 1_000 else 20):  # a busy minute has many orders in each
         assert not disagreement(recording, run(recording.shuffled(20, seed))), f"seed {seed}"
 
 
 @pytest.mark.parametrize("name", [name for name in PATHS if name not in WITHOUT_TIME])
 def test_any_order_within_the_hold(name: str) -> None:
     recording = recorded(name)
-    for seed in range(50):
+    for seed in range(50 if len(recording.arrived) < 1_000 else 10):
         findings = run(recording.shuffled(500, seed), reorder="500ms")
         assert not disagreement(recording, findings), f"seed {seed}"
 

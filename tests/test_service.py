@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -339,9 +340,11 @@ def test_a_recording_that_cannot_be_written_stops_nothing(tmp_path: Path) -> Non
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     with RunningTap(tmp_path, "--record", str(pipe)) as tap:
+        tap.send(B)
+        sent = 14
+        assert eventually(lambda: select.select([reader], [], [], 0)[0], "a record")
         assert os.read(reader, 8) == b"HEPREC01"
         os.close(reader)
-        sent = 0
         while "recording given up" not in tap.log():
             tap.send(B)
             sent += 14
