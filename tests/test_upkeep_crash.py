@@ -19,7 +19,7 @@ from pipeline.store.check import check_store
 from pipeline.store.settings import WriterSettings
 from pipeline.store.writer import Writer
 
-ROUNDS = 4
+ROUNDS = 3
 
 
 def rows_of_round(n: int) -> set[int]:
@@ -72,7 +72,7 @@ def test_upkeep_beside_the_commits_gets_into_nobodys_way(tmp_path: Path) -> None
 
         thread = threading.Thread(target=write)
         thread.start()
-        for _ in range(6):
+        for _ in range(4):
             tend(writer)
         done.set()
         thread.join(PATIENCE_S)
@@ -80,6 +80,6 @@ def test_upkeep_beside_the_commits_gets_into_nobodys_way(tmp_path: Path) -> None
         assert (status.errors, status.lost) == (0, {})
         tend(writer)
         rounds = status.stored["sip"] // (2 * ROUND_ROWS)
-        assert rounds > 6
+        assert rounds > 4
         assert ask(writer, "SELECT count(*), count(DISTINCT msg_id) FROM sip") == [(rounds * ROUND_ROWS,) * 2]
         assert ask(writer, "SELECT DISTINCT outcome FROM call") == [(str(rounds),)]
