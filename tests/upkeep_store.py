@@ -72,8 +72,11 @@ def _tend_for_good(writer: Writer) -> None:
 
 
 def _write_for_good(path: Path) -> None:
-    settings = WriterSettings(serve_readers=False, flush_interval="1ms")
+    settings = WriterSettings(
+        serve_readers=False, flush_interval="1h"
+    )  # a round is one commit: that of its flush
     with Writer(path, "n1", settings) as writer:
+        writer.flush()  # what is put first does not wait for the interval
         n = writer.last_msg_id // (2 * ROUND_ROWS)
         threading.Thread(target=_tend_for_good, args=[writer], daemon=True).start()
         while True:
