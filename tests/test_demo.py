@@ -94,7 +94,8 @@ def test_the_demo(tmp_path: Path) -> None:
     )
     assert rated
     in_cdrs = {row["sip_callid"] for row in rows("r22-main") if row["rtcp_a_all"]}
-    assert len(in_cdrs) <= int(rated[1]) <= len(truths("r22-main"))
+    # On a busy machine the last calls may still be on their way to being rated.
+    assert 0.9 * len(in_cdrs) <= int(rated[1]) <= len(truths("r22-main"))
     address = re.search(
         r"^All of it in a web browser: (http://127\.0\.0\.1:\d+) answers", shown, re.MULTILINE
     )
