@@ -6,6 +6,7 @@ the store, prints `ready`, and ends with its standard input).
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -80,6 +81,13 @@ def _hold(path: Path) -> None:
         sys.stdin.read()
 
 
+def _flush_and_die(path: Path) -> None:
+    writer = Writer(path, "n1")
+    writer.put("sip", sip_rows(60))
+    writer.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    {"write": _write, "hold": _hold}[sys.argv[1]](Path(sys.argv[2]))
+    {"write": _write, "hold": _hold, "flush_and_die": _flush_and_die}[sys.argv[1]](Path(sys.argv[2]))

@@ -52,9 +52,9 @@ def demo_that_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stayin
         process.wait(30)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_demo(tmp_path: Path) -> None:
-    done = hepduck("demo", cwd=tmp_path, timeout_s=100)
+    done = hepduck("demo", cwd=tmp_path, timeout_s=200)
     shown = done.stdout
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert processes_of(tmp_path) == []

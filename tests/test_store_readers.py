@@ -122,6 +122,32 @@ def test_an_open_reader_does_not_keep_the_tap_from_starting(store: Path) -> None
         assert app.query("SELECT count(*) AS n FROM sip").to_pylist() == [{"n": 120}]
 
 
+def test_a_log_that_is_folded_into_the_catalog_meanwhile_is_not_missed(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Writer(store, "n1") as writer:
+        writer.put("sip", sip_rows(60))
+    with process("flush_and_die", store) as tap:
+        tap.wait(PATIENCE_S)
+    paths = StorePaths.of(store)
+    assert paths.catalog_log.exists()
+    copy_file, copied = shutil.copyfile, []
+
+    def copy_and_fold(source: Path, target: Path) -> object:
+        done = copy_file(source, target)
+        copied.append(source)
+        if len(copied) == 1:
+            with duckdb.connect(paths.catalog) as late:
+                late.execute("CHECKPOINT")
+            paths.catalog_log.unlink(missing_ok=True)
+        return done
+
+    monkeypatch.setattr(shutil, "copyfile", copy_and_fold)
+    with open_reader(store) as reader:
+        assert count(reader) == 120
+    assert copied == [paths.catalog, paths.catalog]
+
+
 def test_a_file_that_vanishes_under_a_reader_costs_one_more_try(store: Path, live: Writer) -> None:
     (file,) = (store / "files" / "main" / "sip").rglob("*.parquet")
     away = file.with_suffix(".away")

@@ -36,6 +36,7 @@ _MARK = "made-by-hepduck-demo"
 _SPEED = 2.0
 _START_S = 30.0
 _STORED_S = 20.0
+_RATED_S = 60.0
 _SETTLED_S = 3.0
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _BOLD, _RED, _DIM, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
@@ -183,7 +184,7 @@ def _hear_asterisk(reader: Reader, address: str) -> None:
 
 def _rated(reader: Reader) -> list[dict[str, Any]]:
     """The figures, once they change no more: CDRs and reports are taken in, and tied together, by jobs of the tap."""
-    give_up_s = time.monotonic() + _STORED_S
+    give_up_s = time.monotonic() + _RATED_S
     found: list[dict[str, Any]] = []
     same_since_s = time.monotonic()
     while (now_s := time.monotonic()) < give_up_s and now_s - same_since_s < _SETTLED_S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -150,6 +151,9 @@ class Catalog:
         """Stop serving and close."""
         if self._endpoint is not None:
             stop_serving(self.connection, self._paths, self._endpoint)
+        # A reader's session that has not ended yet keeps the database open, and would do this late.
+        with suppress(duckdb.Error):
+            self.connection.execute(f"CHECKPOINT {self._paths.catalog.stem}")
         self.connection.close()
 
 

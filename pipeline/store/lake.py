@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,11 +151,15 @@ class Reader:
 
 
 def _state(paths: StorePaths) -> object:
-    """What an attachment depends on: a running tap, or else the catalog file as it is."""
+    """What an attachment depends on: a running tap, or else the catalog and its log as they are."""
     if writer_runs(paths):
         return "live"
+    return _stamp(paths.catalog), _stamp(paths.catalog_log)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        file = paths.catalog.stat()
+        file = path.stat()
     except FileNotFoundError:
         return None
     return file.st_ino, file.st_mtime_ns, file.st_size
@@ -189,13 +194,23 @@ def _attach_copy(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bo
         with QuietStore(paths) as quiet:
             if not quiet:
                 return False
-            shutil.copyfile(paths.catalog, copy)
-            log = paths.catalog.with_name(paths.catalog.name + ".wal")
-            if log.exists():
-                shutil.copyfile(log, copy.with_name(log.name))
+            _copy_still(paths, copy)
         connection.execute(_attach_statement(f"ducklake:{copy}", paths))
         connection.execute("SELECT count(*) FROM lake.schema_version")  # all is read before the copy goes
     return True
+
+
+def _copy_still(paths: StorePaths, copy: Path) -> None:
+    """Copy catalog and log as they stood together. A tap that has let go of the store may still be folding the log
+    into the catalog: a session of a reader that had not ended kept its database open for a moment longer."""
+    log, copied_log = paths.catalog_log, copy.with_name(paths.catalog_log.name)
+    before = None
+    while (now := _state(paths)) != before:
+        before = now
+        shutil.copyfile(paths.catalog, copy)
+        copied_log.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(log, copied_log)
 
 
 def _attach_served(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bool:
