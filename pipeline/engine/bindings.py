@@ -17,6 +17,7 @@ from pipeline.engine.events import Address, SipEvent
 from pipeline.protocols.sip import SipMessage
 from pipeline.protocols.uri import Contact, aor, parse_contacts, path_received, via_source
 
+SECOND_US = 1_000_000
 ACCEPTED_REMEMBERED = 16  # accepted REGISTERs of one device that a call in progress may look back on
 NEVER = Mark(-1, -1, "")
 MAX_HOPS = 16  # of one REGISTER; anybody can send more under the same Call-ID
@@ -203,7 +204,6 @@ class Device:
     accepted: deque[Registration] = field(default_factory=lambda: deque(maxlen=ACCEPTED_REMEMBERED))
     places: dict[Address, Place] = field(default_factory=dict)  # oldest first
     removed_us: int = -1
-    expires_us: int = 0
 
     @property
     def latest(self) -> Registration:
@@ -215,9 +215,22 @@ class Device:
         times = [Accepted(registration.accepted_us(agent), registration) for registration in self.accepted]
         return sorted((a for a in times if after_us < a.ts_us <= until_us), key=lambda a: a.ts_us)
 
+    @property
+    def expires_us(self) -> int:
+        """When the newest binding runs out: each REGISTER sets its lifetime anew (RFC 3261 10.3)."""
+        return _expires_us(self.latest)
+
+    def is_bound_at(self, ts_us: int) -> bool:
+        """Whether what a REGISTER before `ts_us` bound still stood then: neither removed nor run out."""
+        earlier = [one for one in self.accepted if _accepted_us(one) < ts_us]
+        last = max(earlier, key=_accepted_us, default=None)
+        if last is None or _accepted_us(last) <= self.removed_us < ts_us:
+            return False
+        return ts_us <= _expires_us(last)
+
     def remember(self, registration: Registration, ts_us: int, memory_us: int) -> None:
         """Take in a REGISTER accepted at `ts_us`; of older ones those of the last `memory_us` are kept."""
-        while self.accepted and (self.accepted[0].accepted or NEVER).ts_us < ts_us - memory_us:
+        while self.accepted and _accepted_us(self.accepted[0]) < ts_us - memory_us:
             self.accepted.popleft()
         self.accepted.append(registration)
         contact = registration.contact
@@ -241,3 +254,11 @@ class Device:
             or registration.identity == self.identity
             or not named.isdisjoint(place.contact for place in self.places.values())
         )
+
+
+def _accepted_us(registration: Registration) -> int:
+    return (registration.accepted or NEVER).ts_us
+
+
+def _expires_us(registration: Registration) -> int:
+    return _accepted_us(registration) + registration.expires_s * SECOND_US

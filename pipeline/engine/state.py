@@ -9,11 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.durations import Duration
-from pipeline.engine.bindings import Device, Place, Registration
+from pipeline.engine.bindings import SECOND_US, Device, Place, Registration
 from pipeline.engine.calls import MADE_BY_EDGE, Call, Leg, mark_of
 from pipeline.engine.events import Address, SipEvent
 
-SECOND_US = 1_000_000
 CALL_SILENT_US = 240 * SECOND_US  # ringing may be silent for longer than timer C (RFC 3261 16.6: > 3 min)
 CALL_LONGEST_US = 12 * 3600 * SECOND_US
 REGISTER_US = 40 * SECOND_US  # timer F (32 s) and some
@@ -144,8 +143,7 @@ class State:
             self.devices[key] = device
             for name in index_keys(device.aor):
                 self._devices_by_key.setdefault(name, {})[key] = device
-        known = bool(device.accepted) and device.removed_us < ts_us <= device.expires_us
-        self.registered.append((registration, "refreshed" if known else "registered"))
+        self.registered.append((registration, "refreshed" if device.is_bound_at(ts_us) else "registered"))
         before = device.known_at()
         device.remember(registration, ts_us, self._memory_us)
         for left in before - device.known_at():
@@ -153,7 +151,6 @@ class State:
         for found in device.known_at() - before:
             self._devices_by_address.setdefault(found, {})[key] = device
         self._remove_bindings(device)
-        device.expires_us = max(device.expires_us, ts_us + registration.expires_s * SECOND_US)
         self._start_timer(f"device:{key[0]}\n{key[1]}", device.expires_us + self._memory_us, device.agent)
 
     def _remove_bindings(self, device: Device) -> None:
@@ -237,7 +234,7 @@ class State:
             if device is not None:
                 if at_us < device.expires_us + self._memory_us:
                     return  # refreshed meanwhile: a later timer runs
-                if device.removed_us < device.expires_us:
+                if device.is_bound_at(device.expires_us):
                     self.registered.append((device.latest, "expired"))
                 self._drop_device((aor, identity))
 
