@@ -9,7 +9,7 @@ the scheme's name. Keys of the media (RFC 4568, and `k=` of RFC 4566) count as c
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, Literal, get_args
 
 from pipeline.protocols.sip import SipMessage
@@ -30,10 +30,12 @@ _HEADER = re.compile(
 _DIGEST = re.compile(rb"\s*digest\s", re.IGNORECASE)
 _OTHER_SCHEME = re.compile(rb"\s*[\w-]+\s+(?=\S)")
 _PROOFS = (b"response", b"rspauth")
-_PROOF = re.compile(rb"""\w+\s*=\s*(?P<value>"(?:[^"\\]|\\.)*|[^",\s][^,\s]*)""", re.DOTALL)
+_PROOF = re.compile(rb"""\w+(?:\s*=\s*(?P<value>"(?:[^"\\]|\\.)*|[^",\s][^,\s]*))?""", re.DOTALL)
 _MEDIA_KEY = re.compile(rb"(?:\binline:|^k=[\w-]+:)(?P<value>[^\s|;]+)", re.IGNORECASE | re.MULTILINE)
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _STARS = bytes(byte if byte in b' \t\r\n"' else 0x2A for byte in range(256))
+
+Span = tuple[int, int]
 
 
 class Redactor:
@@ -47,13 +49,15 @@ class Redactor:
     def message(self, sip: SipMessage) -> bytes:
         """The message's bytes as they may be stored: the very same object where there is nothing to hide."""
         payload = sip.payload
+        spans: list[Span] = []
         if self._credentials:
             if sip.is_request:
-                payload = _without_credentials(payload, _IN_REQUESTS)
+                spans += _credentials(payload, _IN_REQUESTS)
             elif 200 <= (sip.status or 0) < 300:  # here the server proves that it knows the password, too
-                payload = _without_credentials(payload, _IN_REPLIES)
+                spans += _credentials(payload, _IN_REPLIES)
             if sip.body:
-                payload = _without_media_keys(payload)
+                spans += _media_keys(payload)
+        payload = _starred(payload, spans)
         if self._bodies and sip.body and sip.method == "MESSAGE":
             payload = _without_body(payload)
         return payload
@@ -63,43 +67,51 @@ class Redactor:
         for key in self._keys:
             data = data.replace(key, b"*" * len(key))
         if self._credentials:
-            data = _without_media_keys(_without_credentials(data, _IN_REQUESTS + _IN_REPLIES))
+            data = _starred(data, [*_credentials(data, _IN_REQUESTS + _IN_REPLIES), *_media_keys(data)])
         return data
 
 
-def _without_credentials(data: bytes, words: Iterable[bytes]) -> bytes:
+# Each of these looks at a place once: what repeats a word thousands of times must not cost as many looks at it all.
+
+
+def _credentials(data: bytes, words: Iterable[bytes]) -> Iterator[Span]:
     low = data.lower()
     for word in words:
         at = low.find(word)
         while at >= 0:  # a pattern that ignores case is slow; it looks only where one of the words is
-            header = _HEADER.match(data, low.rfind(b"\n", 0, at) + 1)
+            line = low.rfind(b"\n", 0, at) + 1
+            header = _HEADER.match(data, line)
             if header:
-                data = _without_proof(data, low, header)
-            at = low.find(word, header.end() if header else at + 1)
-    return data
+                yield from _proofs(data, low, header)
+            at = low.find(word, header.end() if header else _end_of_line(data, at))
 
 
-def _without_proof(data: bytes, low: bytes, header: re.Match[bytes]) -> bytes:
+def _end_of_line(data: bytes, at: int) -> int:
+    end = data.find(b"\n", at)
+    return end if end >= 0 else len(data)
+
+
+def _proofs(data: bytes, low: bytes, header: re.Match[bytes]) -> Iterator[Span]:
     name, (start, end) = header["name"].lower(), header.span("value")
     if not name.endswith(b"info") and not _DIGEST.match(data, start, end):
         scheme = None if name.endswith(b"secret") else _OTHER_SCHEME.match(data, start, end)
-        return _starred(data, scheme.end() if scheme else start, end)
+        yield scheme.end() if scheme else start, end
+        return
     for word in _PROOFS:
         at = low.find(word, start, end)
         while at >= 0:
             proof = _PROOF.match(data, at, end)
-            if proof:
-                data = _starred(data, *proof.span("value"))
-            at = low.find(word, at + 1, end)
-    return data
+            assert proof  # it begins with the word
+            if proof["value"] is not None:
+                yield proof.span("value")
+            at = low.find(word, proof.end(), end)
 
 
-def _without_media_keys(data: bytes) -> bytes:
+def _media_keys(data: bytes) -> Iterator[Span]:
     low = data.lower()
-    if b"inline:" in low or b"\nk=" in low:
+    if b"inline:" in low or b"\nk=" in low or low.startswith(b"k="):
         for key in _MEDIA_KEY.finditer(data):
-            data = _starred(data, *key.span("value"))
-    return data
+            yield key.span("value")
 
 
 def _without_body(payload: bytes) -> bytes:
@@ -108,5 +120,10 @@ def _without_body(payload: bytes) -> bytes:
     return payload[:end] + b"*" * (len(payload) - end)
 
 
-def _starred(data: bytes, start: int, end: int) -> bytes:
-    return data[:start] + data[start:end].translate(_STARS) + data[end:]
+def _starred(data: bytes, spans: Collection[Span]) -> bytes:
+    if not spans:
+        return data
+    starred = bytearray(data)
+    for start, end in spans:
+        starred[start:end] = data[start:end].translate(_STARS)
+    return bytes(starred)
