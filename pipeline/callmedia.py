@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from pipeline.errors import RtcpError
+from pipeline.instants import at
 from pipeline.protocols.rtcp import Report, parse
 from pipeline.protocols.rtcp_intervals import Intervals
-from pipeline.quality.hep_legs import time_of
 from pipeline.store.queries import Row, Source, rows_of
 
 _SOURCE: Final = "hep rtcp"
@@ -60,7 +60,7 @@ def _of_leg(source: Source, row: Mapping[str, Any]) -> list[Row]:
                     {
                         "leg": row["leg"],
                         "direction": "outgoing" if by_phone else "incoming",
-                        "ts": time_of(one.at_us),
+                        "ts": at(one.at_us),
                         "loss_pct": one.loss_pct,
                         "jitter_ms": one.jitter_ms,
                         "rtt_ms": one.rtt_ms if by_phone else None,  # what the switch says ends at the tap

@@ -16,9 +16,9 @@ import pyarrow as pa
 import structlog
 
 from pipeline.engine.events import SipEvent
-from pipeline.engine.rows import at
 from pipeline.errors import DecodeError
 from pipeline.ingest import Datagram
+from pipeline.instants import at
 from pipeline.protocols.hep import HepPacket
 from pipeline.protocols.hep import decode as decode_hep
 from pipeline.protocols.redact import Redactor

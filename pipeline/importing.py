@@ -9,7 +9,6 @@ two captures show the same packet is a fact about both.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from pipeline.assemble import detectors_of
 from pipeline.decode import WEIRD_HEAD_BYTES, Decoder
 from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
-from pipeline.engine.rows import at, call_row, finding_row, registration_row
+from pipeline.engine.rows import call_row, finding_row, registration_row
 from pipeline.errors import CaptureError, StoreError
 from pipeline.ingest import Datagram
 from pipeline.ingest.captures.capture import Capture
@@ -31,6 +30,7 @@ from pipeline.ingest.captures.counts import CaptureCounts, Weird
 from pipeline.ingest.captures.files import open_capture
 from pipeline.ingest.recordings import Recording
 from pipeline.ingest.unpack import Content, content_of
+from pipeline.instants import at, now_us
 from pipeline.protocols.redact import Redactor
 from pipeline.quality.refresh import Refresher
 from pipeline.recall import recall
@@ -241,8 +241,8 @@ class _Run:
             self._load.add(table, rows)
             if table != "weird":
                 self._done.stored[table] += rows.num_rows
-        state, now_us = self._engine.state, time.time_ns() // 1000
-        calls = [call_row(call, self._node, now_us) for call in state.changed_calls.values()]
+        state, written_us = self._engine.state, now_us()
+        calls = [call_row(call, self._node, written_us) for call in state.changed_calls.values()]
         registered = [registration_row(r, event, self._node) for r, event in state.registered]
         state.changed_calls.clear()
         state.registered.clear()

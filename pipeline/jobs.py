@@ -19,6 +19,8 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from pipeline.instants import now_us, us_of
+
 _THREADS = 4
 _PATIENCE_S = 5.0
 
@@ -101,7 +103,7 @@ class Jobs:
             jobs = [asdict(job) for job in self._jobs.values()]
         for job in jobs:
             next_time = due.get(job["job"])
-            job["next_us"] = round(next_time.timestamp() * 1e6) if next_time else None
+            job["next_us"] = us_of(next_time)
         return jobs
 
     def _run(self, name: str, work: Callable[[], object], failing: Callable[[], str | None]) -> None:
@@ -111,7 +113,7 @@ class Jobs:
             if self._stopped:
                 return
             self._running += 1
-            job.running, job.began_us = True, time.time_ns() // 1000
+            job.running, job.began_us = True, now_us()
         error: str | None = None
         told: object = None
         try:

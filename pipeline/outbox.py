@@ -42,6 +42,8 @@ class Outbox:
 
     def add(self, table: str, rows: list[dict[str, Any]]) -> None:
         """Keep small rows until the next `flush`; may be called from any thread."""
+        if not rows:
+            return
         with self._lock:
             self._small.setdefault(table, []).extend(rows)
 

@@ -21,6 +21,7 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.events import SipEvent
 from pipeline.engine.state import CALL_LONGEST_US, CALL_SILENT_US
 from pipeline.errors import DecodeError
+from pipeline.instants import us_of
 from pipeline.protocols.sip import parse
 
 log = structlog.get_logger(__name__)
@@ -101,7 +102,7 @@ def recall(
             if event is None:
                 continue
             messages += 1
-            arrival_us = round(row["received_at"].timestamp() * 1_000_000)
+            arrival_us = us_of(row["received_at"])
             findings += [*engine.tick(arrival_us), *engine.handle([event], arrival_us)]
     for call in engine.state.calls.values():
         call.heard_in_part = True
@@ -128,5 +129,5 @@ def stored_event(row: Row, trusted: Collection[str]) -> SipEvent | None:
         return None
     agent = agent_name(row["agent_addr"], row["agent_id"])
     src, dst = (row["src_ip"], row["src_port"]), (row["dst_ip"], row["dst_port"])
-    ts_us = round(row["ts"].timestamp() * 1_000_000)
+    ts_us = us_of(row["ts"])
     return SipEvent(ts_us, row["msg_id"], agent, agent in trusted, row["transport"], src, dst, sip)

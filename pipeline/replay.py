@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.decode import Decoder
@@ -12,6 +11,7 @@ from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Detector, Engine
 from pipeline.engine.state import StateSettings
 from pipeline.ingest import Datagram
+from pipeline.instants import at
 from pipeline.ladder import printable
 
 BATCH = 256  # datagrams decoded at once when nobody waits for them
@@ -73,7 +73,7 @@ def flat(finding: Finding) -> dict[str, Any]:
 
 def in_words(finding: Finding) -> str:
     """A finding in one line for people."""
-    when = datetime.fromtimestamp(finding.ts_us / 1e6, UTC).isoformat(timespec="milliseconds")
+    when = at(finding.ts_us).isoformat(timespec="milliseconds")
     facts = finding.evidence
     if finding.kind != "late_register":
         return printable(f"{when}  {finding.kind}  {finding.identifier}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import sys
 import threading
 import time
@@ -24,18 +23,19 @@ from typing import Any
 
 import structlog
 
+from pipeline.accounting import Minutes, status_of
 from pipeline.assemble import actions_of, detectors_of
 from pipeline.decode import Decoder
-from pipeline.engine.calls import Call
 from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
-from pipeline.engine.rows import at, call_row, finding_row, registration_row
+from pipeline.engine.rows import finding_row
 from pipeline.engine.rules import RuleRunner, check_rules
 from pipeline.errors import CaptureError, StoreError
 from pipeline.ingest.cdr.source import CdrSource
 from pipeline.ingest.queue import BatchQueue
 from pipeline.ingest.recordings import RecordingWriter
 from pipeline.ingest.tap import Tap
+from pipeline.instants import at, now_us
 from pipeline.jobs import Jobs
 from pipeline.outbox import Outbox
 from pipeline.protocols.redact import Redactor
@@ -43,6 +43,7 @@ from pipeline.quality.heard import NewLegs
 from pipeline.quality.work import QualityWork
 from pipeline.recall import recall
 from pipeline.settings import Settings
+from pipeline.states import States
 from pipeline.status import Status, plugin_states, write_status
 from pipeline.store.cdrs import CdrStore
 from pipeline.store.ledger import Ledger
@@ -50,12 +51,10 @@ from pipeline.store.paths import StorePaths
 from pipeline.store.work import StoreWork
 from pipeline.store.writer import Writer
 
-MESSAGE_TABLES = ("sip", "rtcp", "log", "weird")
 IDLE_S = 0.25  # longest sleep of the loop
 # What the loop does at once is what a finding may have to wait for: a few milliseconds each.
 TURN_DATAGRAMS = 256
 HAND_OVER_ROWS = 1_000  # made into columns before `HAND_OVER_S` is over
-STATES_AT_ONCE = 100
 HAND_OVER_S = 0.5
 STATUS_S = 1.0
 AGENTS_S = 10.0
@@ -63,20 +62,9 @@ HOLDS_S = 1.0  # a stop waits that long for findings that are still held
 REPORT_DUE = timedelta(minutes=1)  # how often it is looked whether the daily report is due
 STOP_FLUSH_S = 10.0
 LEDGER_KEPT_US = 7 * 86_400_000_000
-SKEW_WARNED_US = 5_000_000
 SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
 
 log = structlog.get_logger(__name__)
-
-
-def now_us() -> int:
-    """Wall time in microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def to_us(time_: datetime | None) -> int | None:
-    """An aware time in microseconds since the epoch."""
-    return None if time_ is None else round(time_.timestamp() * 1_000_000)
 
 
 class Service:
@@ -86,7 +74,7 @@ class Service:
         self.settings = settings
         self.paths = StorePaths.of(settings.store.path)
         detectors, actions = detectors_of(settings), actions_of(settings)
-        self._plugins = plugin_states(settings.plugins_dir, detectors, actions)
+        self.plugins = plugin_states(settings.plugins_dir, detectors, actions)
         check_rules(settings.rules, actions)
         self.engine = Engine(detectors, settings.engine)
         self.queue = BatchQueue(settings.engine.queue_datagrams)
@@ -107,43 +95,45 @@ class Service:
             last_msg_id=self.writer.last_msg_id,
             redactor=self._redactor(),
         )
+        self._states = States(self.engine, self.decoder, self.outbox, settings.node)
         self.rules = RuleRunner(
             settings.rules, actions, self.ledger, self._record_attempt, stop_file=self.paths.root / "STOP"
         )
         self._cdr_store = CdrStore(self.writer)
         self.cdr_sources = [CdrSource(source, self._cdr_store) for source in settings.cdr]
         self.quality = QualityWork(self.writer, settings.quality)
-        self.jobs = Jobs()
-        every = self.jobs.every
-        for source in self.cdr_sources:
-            how, error = source.settings, partial(attrgetter("status.error"), source)
-            every(how.interval, f"cdr {source.name}", source.run, jitter=how.jitter, failing=error)
-        if settings.quality.enabled:
-            every(settings.quality.interval, "quality", self.quality.refresh, failing=self.quality.error)
         self._new_legs = NewLegs(self.writer)
-        if settings.quality.enabled and self.engine.hears_legs:
-            self.jobs.every(settings.quality.interval, "legs", self._hear_legs)
-        if settings.quality.report_dir is not None:
-            every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.error)
         self.store = StoreWork(self.writer, settings.store.retention)
-        for name, work, interval, after in self.store.jobs(settings.store):
-            every(interval, name, work, after=after, failing=self.store.failing(name))
-        self._skew_warned: set[str] = set()
+        self.jobs = Jobs()
+        self._schedule()
         self._stop = threading.Event()
         self._asked: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.every_second: Callable[[Status], object] = lambda _status: None  # called in the loop
-        self._started_us = now_us()
-        self._findings: Counter[str] = Counter()
+        self.started_us = now_us()
+        self.findings: Counter[str] = Counter()
         self._handed_over_s = self._status_s = self._agents_s = time.monotonic()
-        self._changed_calls: list[Call] = []
-        self._minute: dict[str, int] = {}
-        self._last_arrival_us = 0
-        self._latency_us = 0  # from arrival to the end of detection, of the last batch
+        self._minutes = Minutes()
+        self.last_arrival_us = 0
+        self.latency_us = 0  # from arrival to the end of detection, of the last batch
         self.latest = self.status("running")  # as last written, for other threads
 
     def _redactor(self) -> Redactor:
         key = self.settings.tap.auth_key
         return Redactor(self.settings.store.redact, [key.get_secret_value().encode()] if key else [])
+
+    def _schedule(self) -> None:
+        every, how = self.jobs.every, self.settings.quality
+        for source in self.cdr_sources:
+            cdr, error = source.settings, partial(attrgetter("status.error"), source)
+            every(cdr.interval, f"cdr {source.name}", source.run, jitter=cdr.jitter, failing=error)
+        if how.enabled:
+            every(how.interval, "quality", self.quality.refresh, failing=self.quality.error)
+        if how.enabled and self.engine.hears_legs:
+            every(how.interval, "legs", self._hear_legs)
+        if how.report_dir is not None:
+            every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.error)
+        for name, work, interval, after in self.store.jobs(self.settings.store):
+            every(interval, name, work, after=after, failing=self.store.failing(name))
 
     def start(self) -> None:
         """Open the store and begin to receive."""
@@ -204,9 +194,9 @@ class Service:
             # A backlog is older than the wall clock: timers must not run ahead of what still waits.
             findings = self.engine.tick(batch[0].arrival_us)
             events = self.decoder.decode(batch)
-            self._last_arrival_us = batch[-1].arrival_us
-            findings += self.engine.handle(events, self._last_arrival_us)
-            self._latency_us = now_us() - self._last_arrival_us
+            self.last_arrival_us = batch[-1].arrival_us
+            findings += self.engine.handle(events, self.last_arrival_us)
+            self.latency_us = now_us() - self.last_arrival_us
         else:
             findings = self.engine.tick(now_us())
         for finding in findings:
@@ -217,7 +207,7 @@ class Service:
 
     def _raise(self, finding: Finding) -> None:
         self.rules.submit(finding)
-        self._findings[finding.kind] += 1
+        self.findings[finding.kind] += 1
         self.outbox.add("finding", [finding_row(finding, self.settings.node)])
 
     def _hear_legs(self) -> None:
@@ -245,7 +235,7 @@ class Service:
         now_s = time.monotonic()
         while not self._asked.empty():
             self._asked.get()()
-        self._hand_over_states()
+        self._states.hand_over()
         if self.decoder.pending >= HAND_OVER_ROWS or now_s - self._handed_over_s >= HAND_OVER_S:
             self._handed_over_s = now_s
             self._hand_over()
@@ -254,7 +244,7 @@ class Service:
             self._hand_over_agents()
         if now_s - self._status_s >= STATUS_S:
             self._status_s = now_s
-            self._note_changed_calls()
+            self._states.note_calls()
             self._write_status("running")
             self.every_second(self.latest)
 
@@ -262,119 +252,15 @@ class Service:
         self.outbox.put(self.decoder.take())
         self.outbox.flush()
 
-    def _hand_over_states(self, at_once: int = STATES_AT_ONCE) -> None:
-        """Rows of calls and registrations that changed, some at a time; what changes meanwhile is coalesced."""
-        state, node = self.engine.state, self.settings.node
-        if self._changed_calls:
-            some = [self._changed_calls.pop() for _ in range(min(at_once, len(self._changed_calls)))]
-            self.outbox.add("call", [call_row(call, node, now_us()) for call in some])
-        if state.registered:
-            some_registered, state.registered = state.registered[:at_once], state.registered[at_once:]
-            self.outbox.add(
-                "registration", [registration_row(r, event, node) for r, event in some_registered]
-            )
-
-    def _note_changed_calls(self) -> None:
-        self._changed_calls += self.engine.state.changed_calls.values()
-        self.engine.state.changed_calls.clear()
-
     def _hand_over_agents(self) -> None:
-        heard = self.decoder.agents()
-        for agent in heard:
-            if abs(agent.skew_us) > SKEW_WARNED_US and agent.name not in self._skew_warned:
-                self._skew_warned.add(agent.name)
-                log.warning("a capture agent's clock is off", agent=agent.name, behind_s=agent.skew_us / 1e6)
-        if heard:
-            self.outbox.add("agent", [agent.row(self.settings.node, now_us()) for agent in heard])
-        self._count_minute()
-
-    def _count_minute(self) -> None:
-        status = self.status("running")
-        now = {"received": status.received, "stored": status.stored, "rejected": status.rejected}
-        now |= {f"shed:{reason}": count for reason, count in status.dropped_by_reason.items()}
-        gained = {name: count - self._minute.get(name, 0) for name, count in now.items()}
-        self._minute = now
-        if any(gained.values()):
-            minute_us = now_us() // 60_000_000 * 60_000_000
-            shed = {n.removeprefix("shed:"): c for n, c in gained.items() if n.startswith("shed:") and c}
-            plain = {name: gained[name] for name in ("received", "stored", "rejected")}
-            self.outbox.add(
-                "ingest_minute",
-                [{"minute": at(minute_us), "node": self.settings.node, "shed": shed, **plain}],
-            )
+        self._states.hand_over_agents()
+        self.outbox.add("ingest_minute", self._minutes.gained(self.status("running")))
 
     # -- status ----------------------------------------------------------------------------------------
 
     def status(self, state: str) -> Status:
-        """The counters of this moment; messages by fate add up exactly (see `Status`), in the loop's thread."""
-        listeners = self.tap.counters()
-        rejected = Counter(self.decoder.counts.rejected)
-        kernel_dropped = 0
-        for name, counters in listeners.items():
-            kernel_dropped += counters["kernel_dropped"]
-            if name.startswith("udp:"):  # on streams it is connections that are turned away
-                rejected.update(counters["rejected"])
-        queue = self.queue.counters()
-        writer = self.writer.status()
-        stored = sum(writer.stored.get(table, 0) for table in MESSAGE_TABLES)
-        lost = sum(writer.lost.get(table, 0) for table in MESSAGE_TABLES)
-        dropped = {
-            "kernel": kernel_dropped,
-            "queue_full": queue["queue_full"],
-            "store_queue_full": self.outbox.refused_messages,
-            "store_gave_up": lost,
-        }
-        return Status(
-            state=state,
-            pid=os.getpid(),
-            node=self.settings.node,
-            started_us=self._started_us,
-            updated_us=now_us(),
-            listeners=dict(listeners),
-            receive_buffers={
-                name: {"asked_bytes": asked, "granted_bytes": granted}
-                for name, (asked, granted) in self.tap.receive_buffers().items()
-            },
-            received=queue["accepted"]
-            + queue["queue_full"]
-            + kernel_dropped
-            + self.decoder.counts.unpacked
-            + rejected.total()
-            - self.decoder.counts.rejected.total(),
-            stored=stored,
-            rejected=rejected.total(),
-            rejected_by_reason=dict(rejected),
-            bad_keys=[
-                {**who._asdict(), "count": refused.count, "last_us": refused.last_us}
-                for who, refused in self.decoder.counts.bad_keys.items()
-            ],
-            dropped_by_reason=dropped,
-            queued=queue["depth"] + self.decoder.pending + self.outbox.handed_over - stored - lost,
-            weird=dict(self.decoder.counts.weird),
-            defects=dict(self.decoder.counts.defects),
-            findings=dict(self._findings),
-            actions=[
-                {"action": action, "outcome": outcome, "dry_run": dry_run, "count": count}
-                for (action, outcome, dry_run), count in self.rules.counts().outcomes.items()
-            ],
-            rules_dropped=self.rules.counts().dropped,
-            rows_refused=dict(self.outbox.refused),
-            detectors_off=self.engine.switched_off,
-            own_messages=self.engine.own_messages,
-            evicted=dict(self.engine.state.evicted),
-            calls=len(self.engine.state.calls),
-            devices=len(self.engine.state.devices),
-            last_arrival_us=self._last_arrival_us or None,
-            last_commit_us=to_us(writer.last_commit_at),
-            flush_ms=writer.flush_ms,
-            store_errors=writer.errors,
-            store_error=writer.last_error,
-            latency_us=self._latency_us,
-            cdr_sources=[source.status.as_json() for source in self.cdr_sources],
-            quality=self.quality.status(),
-            jobs=self.jobs.status(),
-            plugins=self._plugins,
-        )
+        """The counters of this moment, exact in the loop's thread."""
+        return status_of(self, state)
 
     def _write_status(self, state: str) -> None:
         self.latest = self.status(state)
@@ -412,8 +298,7 @@ class Service:
         while drain and self.queue.depth:
             self.step()
         self.rules.stop()
-        self._note_changed_calls()
-        self._hand_over_states(sys.maxsize)
+        self._states.hand_over_all()
         self._hand_over()
         with contextlib.suppress(
             StoreError, TimeoutError

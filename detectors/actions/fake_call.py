@@ -8,7 +8,6 @@ copies are recognised as our own.
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import Literal
 
@@ -24,6 +23,7 @@ from detectors.actions.uac.transactions import Timers
 from pipeline.durations import Duration
 from pipeline.engine.actions import Action, ActionResult, Attempt
 from pipeline.engine.commands import Finding
+from pipeline.instants import now_us
 
 
 class FakeCallSettings(CallSettings):
@@ -82,7 +82,7 @@ class FakeCall(Action):
 
     async def act(self, finding: Finding, _attempt: Attempt) -> ActionResult:
         script = self._script(finding, self._secret)
-        call = CompensatingCall(self._ready(), script, self._patience, now_us=lambda: time.time_ns() // 1000)
+        call = CompensatingCall(self._ready(), script, self._patience, now_us=now_us)
         report = await call.run()
         return ActionResult(report.outcome, report.detail, tuple(report.statuses), report.invite_sent_us)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.api.opened import Moment, Store, current, moment
 from pipeline.durations import format_duration
 from pipeline.errors import StoreError
+from pipeline.instants import at, us_of
 from pipeline.store import finding_queries
 from pipeline.store.finding_queries import LATE
 
@@ -153,12 +154,12 @@ def replay_stored(
     for row in rows:
         event = stored_event(row, ())
         if event is not None:
-            arrival_us = round(row["received_at"].timestamp() * 1_000_000)
+            arrival_us = us_of(row["received_at"])
             raised += [*engine.tick(arrival_us), *engine.handle([event], arrival_us)]
     raised += engine.finish()
     kept = [
         {
-            "ts": datetime.fromtimestamp(each.ts_us / 1e6, UTC),
+            "ts": at(each.ts_us),
             "call_id": each.call_id,
             "aor": each.aor,
             "device": each.evidence["device"],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.api.opened import Moment, Store, current, moment
 from pipeline.durations import step_of
 from pipeline.errors import StoreError
+from pipeline.instants import at
 from pipeline.status import read_status
 from pipeline.store import health_queries
 
@@ -88,7 +89,7 @@ def bad_keys(*, store: Store | None = None) -> pd.DataFrame:
     none), `count`, `last_at`."""
     names = ("agent_addr", "hep_version", "has_key", "count")
     rows = [
-        (*(who[name] for name in names), _at(who.get("last_us")))
+        (*(who[name] for name in names), at(who.get("last_us")))
         for who in (_status(store) or {}).get("bad_keys", ())
     ]
     return _frame((*names, "last_at"), rows)
@@ -182,9 +183,9 @@ def jobs(*, store: Store | None = None) -> pd.DataFrame:
             job["interval_s"],
             job["runs"],
             job["failures"],
-            _at(job["began_us"]),
+            at(job["began_us"]),
             job["took_ms"],
-            _at(job["next_us"]),
+            at(job["next_us"]),
             job.get("told"),
             job["error"],
         )
@@ -238,10 +239,6 @@ def _job_state(job: Mapping[str, Any]) -> str:
     if not job["runs"]:
         return "waiting"
     return "failing" if job["error"] else "ok"
-
-
-def _at(us: int | None) -> datetime | None:
-    return None if us is None else datetime.fromtimestamp(us / 1e6, UTC)
 
 
 def _parsed(text: str | None) -> datetime | None:

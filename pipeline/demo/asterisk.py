@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -18,6 +17,7 @@ import zstandard
 
 from pipeline.ingest.recordings import RecordingWriter, read_recording
 from pipeline.ingest.restamp import restamp
+from pipeline.instants import now_us
 
 _FOLDER: Final = resources.files("pipeline.demo") / "recordings" / "asterisk"
 _TIMES: Final = ("start", "answer", "end")
@@ -34,7 +34,7 @@ def write_moved(heard: Path, cdrs: Path) -> int:
     with resources.as_file(_FOLDER / "heard.hep.zst") as path:
         recorded = list(read_recording(path))
     first_us, last_us = recorded[0].arrival_us, recorded[-1].arrival_us
-    begin_us = time.time_ns() // 1000 - (last_us - first_us) - _ENDED_AGO_US
+    begin_us = now_us() - (last_us - first_us) - _ENDED_AGO_US
     with RecordingWriter(heard) as writer:
         writer.write(list(restamp(recorded, begin_us)))
     with cdrs.open("a", encoding="utf-8") as file:

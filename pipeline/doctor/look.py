@@ -19,11 +19,6 @@ MOST_MESSAGES = 200_000  # the newest ones are enough to tell a habit by, and al
 MESSAGE_TABLES = ("sip", "rtcp", "log", "weird")
 
 
-def utc(us: int) -> datetime:
-    """Microseconds since the epoch as an aware time."""
-    return datetime.fromtimestamp(us / 1e6, UTC)
-
-
 class Look:
     """One look at a store; it is the same for all checks.
 

@@ -20,7 +20,8 @@ from pipeline.doctor.diagnosis import (
     ok,
     wrong,
 )
-from pipeline.doctor.look import WINDOW, Look, utc
+from pipeline.doctor.look import WINDOW, Look
+from pipeline.instants import at
 
 QUIET_S = 300  # a mirror that says nothing for so long is broken, or its proxy is
 WARMING_UP_S = 60
@@ -30,7 +31,7 @@ WARMING_UP_S = 60
 def tap(look: Look) -> Diagnosis:
     """Is a tap running?"""
     status = _status(look)
-    seen = f"{utc(status['updated_us']):%Y-%m-%d %H:%M:%S} UTC"
+    seen = f"{at(status['updated_us']):%Y-%m-%d %H:%M:%S} UTC"
     start = lines(SHELL, f"hepduck run --store {look.store}")
     if status["state"] == "stopped":
         return advice(f"the tap was stopped at {seen}: nothing is received", start)
@@ -49,7 +50,7 @@ def silence(look: Look) -> Diagnosis:
         return cannot_tell("the tap does not run")
     heard = sum(c["received"] + c["kernel_dropped"] for c in status["listeners"].values())
     last_us = status["last_arrival_us"]
-    quiet_s = _up_s(look) if last_us is None else (look.now - utc(last_us)).total_seconds()
+    quiet_s = _up_s(look) if last_us is None else (look.now - at(last_us)).total_seconds()
     if heard and last_us is None:
         return ok(f"{heard} datagrams came, and were turned away", datagrams=heard)
     if quiet_s < (max(QUIET_S, 2 * _usual_silence_s(look)) if last_us else WARMING_UP_S):
@@ -110,7 +111,7 @@ def key(look: Look) -> Diagnosis:
     Rejections from before the window do not count.
     """
     begin = look.since if look.until else look.now - WINDOW
-    refused = [who for who in _status(look)["bad_keys"] if utc(who["last_us"]) >= begin]
+    refused = [who for who in _status(look)["bad_keys"] if at(who["last_us"]) >= begin]
     if not refused:
         return ok("no packet was rejected for its key")
     told, mend = [], []
@@ -199,7 +200,7 @@ def parts(look: Look) -> Diagnosis:
 
 def _recent_drops(look: Look, total: Counter[str]) -> Counter[str]:
     """Those of the window, and those that no minute tells of yet: rows are up to 10 s late."""
-    started = utc(_status(look)["started_us"])
+    started = at(_status(look)["started_us"])
     recent: Counter[str] = Counter()
     written: Counter[str] = Counter()
     for row in look.rows(
@@ -231,7 +232,8 @@ def _status(look: Look) -> dict[str, Any]:
 
 
 def _up_s(look: Look) -> float:
-    return (look.now - utc(_status(look)["started_us"])).total_seconds()
+    started_us: int = _status(look)["started_us"]
+    return (look.now - at(started_us)).total_seconds()
 
 
 def _length(seconds: float) -> str:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipeline.engine.bindings import Registration
 from pipeline.engine.calls import Call
 from pipeline.engine.commands import Finding
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def at(us: int | None) -> datetime | None:
-    """Microseconds since the epoch as an aware UTC time, exact."""
-    return None if us is None else _EPOCH + timedelta(microseconds=us)
+from pipeline.instants import at
 
 
 def _between_ms(start_us: int | None, end_us: int | None) -> float | None:

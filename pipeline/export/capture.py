@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -16,6 +15,7 @@ from dpkt import pcapng as ng
 from pipeline.callview import hide_secrets as starred
 from pipeline.errors import CaptureError
 from pipeline.export.packets import PacketMaker
+from pipeline.instants import us_of
 from pipeline.ladder import build
 
 Row = Mapping[str, Any]
@@ -28,7 +28,6 @@ _PACKETS_ARE_MADE: Final = (
 )
 _STARRED: Final = " Credentials are starred."
 _END: Final = ng.PcapngOptionLE()
-_EPOCH: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 def pcap_bytes(messages: Iterable[Row], findings: Iterable[Row] = (), *, hide_secrets: bool = True) -> bytes:
@@ -64,7 +63,7 @@ def _write(file: BinaryIO, messages: Iterable[Row], notes: dict[int, list[str]],
     count = 0
     for row in messages:
         payload = starred(row["payload"]) if hide_secrets else row["payload"]
-        ts_us = _microseconds(row["ts"])
+        ts_us = us_of(row["ts"])
         comment = "\n".join([*notes.get(row["msg_id"], ()), _seen_by(row)])
         ends = (row["src_ip"], row["src_port"], row["dst_ip"], row["dst_port"])
         for packet in maker.packets(row["transport"], *ends, payload):
@@ -110,11 +109,6 @@ def _notes(findings: Iterable[Row]) -> dict[int, list[str]]:
 def _seen_by(row: Row) -> str:
     agent = row["agent_addr"] if row["agent_id"] is None else f"{row['agent_addr']}/{row['agent_id']}"
     return f"over {row['transport'] or 'an unknown transport'}, seen by agent {agent}, node {row['node']}"
-
-
-def _microseconds(ts: datetime) -> int:
-    since = ts - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pipeline.ingest import Datagram
 from pipeline.ingest.captures.files import open_capture
 from pipeline.ingest.endpoints import Endpoint
 from pipeline.ingest.restamp import restamp
+from pipeline.instants import now_us
 from pipeline.protocols.hep import HEP3_MAGICS
 
 _CONNECT_TIMEOUT_S: Final = 5.0
@@ -68,7 +69,7 @@ def send_recording(
         with _connect(endpoint, tls or TlsClient()) as sock:
             for recording in recordings:
                 begun_s, first_us = time.monotonic(), None
-                source = restamp(recording, time.time_ns() // 1000, speed=pace) if now else recording
+                source = restamp(recording, now_us(), speed=pace) if now else recording
                 for datagram in source:
                     first_us = datagram.arrival_us if first_us is None else first_us
                     if speed != "max":

@@ -20,6 +20,7 @@ from pipeline.ingest import Datagram
 from pipeline.ingest.agents import AgentCheck
 from pipeline.ingest.counters import ListenerCounters, new_counters, reject, snapshot
 from pipeline.ingest.endpoints import Endpoint, bind, local_endpoint
+from pipeline.instants import now_us
 from pipeline.protocols.hep import HepStream
 
 _READ_BYTES: Final = 1 << 20  # much at once: each read costs a turn of the interpreter lock
@@ -255,7 +256,7 @@ class StreamServer:
         connection.frames += len(frames)
         counters["received"] += len(frames)
         counters["received_bytes"] += sum([len(frame) for frame in frames])
-        arrival_us = time.time_ns() // 1000
+        arrival_us = now_us()
         via = connection.listener.endpoint.via
         self._deliver(
             [

@@ -16,6 +16,7 @@ from pipeline.ingest.agents import AgentCheck
 from pipeline.ingest.counters import ListenerCounters, new_counters, reject, snapshot
 from pipeline.ingest.endpoints import Endpoint, bind, local_endpoint
 from pipeline.ingest.recvmmsg import Receiver, Sender, best_receiver, sender_address
+from pipeline.instants import now_us
 
 _SO_RCVBUFFORCE: Final = 33  # linux/include/uapi/asm-generic/socket.h
 _SO_MEMINFO: Final = 55
@@ -95,7 +96,7 @@ class UdpListener:
     def _pass_on(self, received: list[tuple[bytes, Sender]]) -> None:
         if not received:
             return
-        arrival_us = time.time_ns() // 1000
+        arrival_us = now_us()
         known, batch = self._known, []
         for data, sender in received:
             try:

@@ -9,8 +9,9 @@ from typing import Final
 
 import duckdb
 
+from pipeline.instants import at
 from pipeline.quality import facts
-from pipeline.quality.hep_legs import PAUSE_US, Homes, LegReports, Packet, time_of
+from pipeline.quality.hep_legs import PAUSE_US, Homes, LegReports, Packet
 from pipeline.quality.rating import LegName, Place, Row, leg_rows
 from pipeline.quality.settings import QualitySettings
 
@@ -39,9 +40,9 @@ class HepBook:
         if not packets:
             return []
         if cold:
-            since = time_of(packets[0].at_us)
+            since = at(packets[0].at_us)
             names = {packet.name for packet in packets} - self._legs.keys()
-            earlier = facts.packets_of(cursor, names, since - _WARM_UP, time_of(packets[-1].at_us))
+            earlier = facts.packets_of(cursor, names, since - _WARM_UP, at(packets[-1].at_us))
             packets = sorted({*packets, *earlier}, key=lambda packet: packet.at_us)
         for packet in packets:
             self._homes.see(packet)
@@ -118,7 +119,7 @@ def _codecs(
     knows are looked for in the SDP, and what is found there added to `by_sdp`: name -> Call-ID."""
     if not names or not packets:
         return {}
-    since = time_of(packets[0].at_us)
+    since = at(packets[0].at_us)
     ties = {name: rows for name, rows in facts.ties_of(cursor, names).items() if rows}
     full = {row["leg_call_id"] for rows in ties.values() for row in rows if row["leg_call_id"]}
     calls = facts.sip_calls(cursor, {*names, *full}, since)
@@ -146,10 +147,10 @@ def _by_sdp(cursor: duckdb.DuckDBPyConnection, packets: Sequence[Packet]) -> dic
         _, addresses = legs.setdefault(packet.name, (packet.at_us, set()))
         addresses |= {(packet.src_ip, packet.src_port), (packet.dst_ip, packet.dst_port)}
     every = {address for _, addresses in legs.values() for address in addresses}
-    found = facts.sdp_calls(cursor, every, time_of(packets[0].at_us), time_of(packets[-1].at_us))
+    found = facts.sdp_calls(cursor, every, at(packets[0].at_us), at(packets[-1].at_us))
     named: dict[str, str] = {}
     for name, (first_us, addresses) in legs.items():
-        began = time_of(first_us) + facts.SLACK
+        began = at(first_us) + facts.SLACK
         fitting = [
             row
             for row in found
@@ -173,7 +174,7 @@ def place_legs(
     if not legs:
         return []
     names = {leg.name for leg in legs}
-    first = time_of(min(leg.first_us for leg in legs))
+    first = at(min(leg.first_us for leg in legs))
     ties = facts.ties_of(cursor, names)
     calls = facts.sip_calls(cursor, names, first)
     cut = {call_id[: facts.CUT_CALL_ID]: call_id for call_id in calls if len(call_id) > facts.CUT_CALL_ID}
@@ -191,7 +192,7 @@ def _place(
     cut: Mapping[str, str],
     by_sdp: Mapping[str, str],
 ) -> Place:
-    began, ended = time_of(leg.first_us), time_of(leg.last_us)
+    began, ended = at(leg.first_us), at(leg.last_us)
     named = ties.get(leg.name, [])
     tie = _nearest((tie for tie in named if tie["kind"] == "channel"), began, ended)
     call_id: str | None = leg.name

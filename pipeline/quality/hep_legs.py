@@ -13,7 +13,6 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from pipeline.errors import RtcpError
@@ -26,7 +25,6 @@ from pipeline.protocols.rtcp_intervals import Interval, Intervals
 PAUSE_US: Final = 120_000_000  # a leg that was silent for longer is another one under the same name
 _NO_SSRC: Final = 0
 _PACKETS_PER_S: Final = 50.0  # of 20 ms, where no two reports tell the rate
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Packet(NamedTuple):
@@ -48,11 +46,6 @@ def pair_name(packet: Packet) -> str:
     """The name of a leg that no correlation id names: its two addresses, in order."""
     ends = sorted([f"{packet.src_ip}:{packet.src_port}", f"{packet.dst_ip}:{packet.dst_port}"])
     return " ".join(ends)
-
-
-def time_of(at_us: int) -> datetime:
-    """Microseconds since the epoch as an aware time."""
-    return _EPOCH + timedelta(microseconds=at_us)
 
 
 class Homes:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from pipeline.errors import StoreError
+from pipeline.instants import at
 from pipeline.store.call_search import EVERY, Condition
 from pipeline.store.lake import Reader
 from pipeline.store.readonly import require_reading
@@ -95,7 +96,7 @@ def messages_by_id(source: Source, msg_ids: Sequence[int]) -> list[Row]:
     if not msg_ids:
         return []
     # msg_id begins as the time of arrival in microseconds; the window spares the search of other days.
-    since, until = (datetime.fromtimestamp(pick(msg_ids) / 1e6, UTC) for pick in (min, max))
+    since, until = (at(pick(msg_ids)) for pick in (min, max))
     sql = """
         SELECT * FROM sip WHERE list_contains($msg_ids, msg_id)
             AND received_at >= $since AND received_at <= $until

@@ -1,0 +1,143 @@
+"""The tap's books: what became of every message, so that the numbers add up at every moment (see `Status`)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any, Protocol
+
+from pipeline.decode import Decoder
+from pipeline.engine.engine import Engine
+from pipeline.engine.rules import RuleRunner
+from pipeline.ingest.cdr.source import CdrSource
+from pipeline.ingest.queue import BatchQueue
+from pipeline.ingest.tap import Tap
+from pipeline.instants import at, now_us, us_of
+from pipeline.jobs import Jobs
+from pipeline.outbox import Outbox
+from pipeline.quality.work import QualityWork
+from pipeline.settings import Settings
+from pipeline.status import Status
+from pipeline.store.writer import Writer, WriterStatus
+
+MESSAGE_TABLES = ("sip", "rtcp", "log", "weird")
+_MINUTE_US = 60_000_000
+
+
+class Parts(Protocol):
+    """What is asked for its numbers; `pipeline.service.Service` is made of these."""
+
+    settings: Settings
+    tap: Tap
+    queue: BatchQueue
+    decoder: Decoder
+    engine: Engine
+    rules: RuleRunner
+    outbox: Outbox
+    writer: Writer
+    jobs: Jobs
+    quality: QualityWork
+    cdr_sources: list[CdrSource]
+    plugins: list[dict[str, str]]
+    findings: Counter[str]
+    started_us: int
+    last_arrival_us: int
+    latency_us: int
+
+
+def status_of(parts: Parts, state: str) -> Status:
+    """The counters of this moment; messages by fate add up exactly when asked for in the loop's thread."""
+    engine, decoder, rules = parts.engine, parts.decoder, parts.rules.counts()
+    listeners, writer = parts.tap.counters(), parts.writer.status()
+    return Status(
+        state=state,
+        pid=os.getpid(),
+        node=parts.settings.node,
+        started_us=parts.started_us,
+        updated_us=now_us(),
+        listeners=dict(listeners),
+        receive_buffers={
+            name: {"asked_bytes": asked, "granted_bytes": granted}
+            for name, (asked, granted) in parts.tap.receive_buffers().items()
+        },
+        **_fates(parts, listeners, writer),
+        bad_keys=[
+            {**who._asdict(), "count": refused.count, "last_us": refused.last_us}
+            for who, refused in decoder.counts.bad_keys.items()
+        ],
+        weird=dict(decoder.counts.weird),
+        defects=dict(decoder.counts.defects),
+        findings=dict(parts.findings),
+        actions=[
+            {"action": action, "outcome": outcome, "dry_run": dry_run, "count": count}
+            for (action, outcome, dry_run), count in rules.outcomes.items()
+        ],
+        rules_dropped=rules.dropped,
+        rows_refused=dict(parts.outbox.refused),
+        detectors_off=engine.switched_off,
+        own_messages=engine.own_messages,
+        evicted=dict(engine.state.evicted),
+        calls=len(engine.state.calls),
+        devices=len(engine.state.devices),
+        last_arrival_us=parts.last_arrival_us or None,
+        last_commit_us=us_of(writer.last_commit_at),
+        flush_ms=writer.flush_ms,
+        store_errors=writer.errors,
+        store_error=writer.last_error,
+        latency_us=parts.latency_us,
+        cdr_sources=[source.status.as_json() for source in parts.cdr_sources],
+        quality=parts.quality.status(),
+        jobs=parts.jobs.status(),
+        plugins=parts.plugins,
+    )
+
+
+def _fates(parts: Parts, listeners: dict[str, Any], writer: WriterStatus) -> dict[str, Any]:
+    """Messages received, and what became of them."""
+    decoder, queue = parts.decoder, parts.queue.counters()
+    rejected = Counter(decoder.counts.rejected)
+    kernel_dropped = 0
+    for name, counters in listeners.items():
+        kernel_dropped += counters["kernel_dropped"]
+        if name.startswith("udp:"):  # on streams it is connections that are turned away
+            rejected.update(counters["rejected"])
+    stored = sum(writer.stored.get(table, 0) for table in MESSAGE_TABLES)
+    lost = sum(writer.lost.get(table, 0) for table in MESSAGE_TABLES)
+    turned_away = rejected.total() - decoder.counts.rejected.total()  # before the queue
+    return {
+        "received": queue["accepted"]
+        + queue["queue_full"]
+        + kernel_dropped
+        + decoder.counts.unpacked
+        + turned_away,
+        "stored": stored,
+        "rejected": rejected.total(),
+        "rejected_by_reason": dict(rejected),
+        "dropped_by_reason": {
+            "kernel": kernel_dropped,
+            "queue_full": queue["queue_full"],
+            "store_queue_full": parts.outbox.refused_messages,
+            "store_gave_up": lost,
+        },
+        "queued": queue["depth"] + decoder.pending + parts.outbox.handed_over - stored - lost,
+    }
+
+
+class Minutes:
+    """What each minute gained, for the table `ingest_minute`."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, int] = {}
+
+    def gained(self, status: Status) -> list[dict[str, Any]]:
+        """A row of what came since the last call, or none when nothing did."""
+        now = {"received": status.received, "stored": status.stored, "rejected": status.rejected}
+        now |= {f"shed:{reason}": count for reason, count in status.dropped_by_reason.items()}
+        gained = {name: count - self._before.get(name, 0) for name, count in now.items()}
+        self._before = now
+        if not any(gained.values()):
+            return []
+        shed = {n.removeprefix("shed:"): c for n, c in gained.items() if n.startswith("shed:") and c}
+        plain = {name: gained[name] for name in ("received", "stored", "rejected")}
+        minute = at(status.updated_us // _MINUTE_US * _MINUTE_US)
+        return [{"minute": minute, "node": status.node, "shed": shed, **plain}]
