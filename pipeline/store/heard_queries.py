@@ -206,7 +206,9 @@ def overview(
     by         key (of `by`, one of GROUPINGS), calls, rated, unrated, enough, grounded_pct, r_*, mos_*, loss_pct_*,
                jitter_ms_*, rtt_ms_*; the worst p5 first, hours in order
     methods    mos_method, conversational, codec, grounded, source, directions, enough
-    worst      the `limit` calls with the lowest R, each with its worst direction: see `_worst`
+    worst      the `limit` calls with the lowest R, each with its worst direction: ts, call_id, from_user,
+               to_user, leg, direction, r_factor, band, mos, mos_method, grounded, seconds (length of the leg), due
+               (packets expected), reports, loss_pct, jitter_ms, rtt_ms, codec, trunk, flags, source
     unranked   the same of those that are left out of rankings
 
     r_* and mos_* are p5, p50, p95; the others p50 and p95. `rated` are directions with an R, `enough` those of them
