@@ -38,6 +38,7 @@ class JobStatus:
     error: str | None = None  # of the last run, in one line
     began_us: int | None = None  # the last run
     took_ms: float | None = None  # the last run that has ended
+    succeeded_us: int | None = None  # the end of the last run without an error, since the start
     next_us: int | None = None
 
 
@@ -130,4 +131,6 @@ class Jobs:
                 job.failures += error is not None
                 job.told = told if isinstance(told, str) else None
                 job.error = error.partition("\n")[0] if error is not None else None
+                if error is None:
+                    job.succeeded_us = now_us()
                 self._changed.notify_all()

@@ -44,6 +44,10 @@ class _Collector:
             acted.add_metric([row["action"], row["outcome"], str(row["dry_run"]).lower()], row["count"])
         yield acted
         yield from _cdr_sources(status.cdr_sources)
+        yield from _jobs(status.jobs)
+        yield GaugeMetricFamily(
+            "hepduck_start_time_seconds", "Unix time at which the tap started", value=status.started_us / 1e6
+        )
         yield GaugeMetricFamily("hepduck_queue_depth", "Messages not yet stored", value=status.queued)
         yield GaugeMetricFamily(
             "hepduck_ingest_lag_seconds", "Arrival to detection", value=status.latency_us / 1e6
@@ -114,6 +118,42 @@ def _cdr_sources(sources: list[dict[str, Any]]) -> Iterator[Metric]:
             age.add_metric([source["source"]], max((datetime.now(UTC) - succeeded).total_seconds(), 0.0))
     yield failing
     yield age
+
+
+def _jobs(jobs: list[dict[str, Any]]) -> Iterator[Metric]:
+    """What the tap does at intervals, by its name in `hepduck status`; `job` is a label of Prometheus' own."""
+    for name, text, key in (
+        ("hepduck_job_runs", "Runs of a job that have ended", "runs"),
+        ("hepduck_job_failures", "Runs of a job that failed", "failures"),
+    ):
+        yield _by_label(name, text, "name", {job["job"]: job[key] for job in jobs})
+    for name, text, value_of in (
+        (
+            "hepduck_job_failing",
+            "1 while the last run that ended failed",
+            lambda job: float(bool(job["error"])),
+        ),
+        ("hepduck_job_interval_seconds", "A job is run this often", lambda job: job["interval_s"]),
+        (
+            "hepduck_job_duration_seconds",
+            "Duration of the last run",
+            lambda job: _scaled(job["took_ms"], 1e3),
+        ),
+        (
+            "hepduck_job_last_success_timestamp_seconds",
+            "Unix time at which a run last succeeded; none before the first that does",
+            lambda job: _scaled(job["succeeded_us"], 1e6),
+        ),
+    ):
+        gauge = GaugeMetricFamily(name, text, labels=["name"])
+        for job in jobs:
+            if (value := value_of(job)) is not None:
+                gauge.add_metric([job["job"]], value)
+        yield gauge
+
+
+def _scaled(value: float | None, per: float) -> float | None:
+    return None if value is None else value / per
 
 
 def _by_label(name: str, text: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:

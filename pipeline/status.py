@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,14 +178,42 @@ def as_text(status: dict[str, Any]) -> str:
         trouble = "; ".join(source[name] for name in ("error", "warning") if source[name])
         told = f"{source['state']}, {source['imported']} rows, {source['refused']} refused"
         lines.append(f"cdr        {source['source']}: {told}" + (f"  ({trouble})" if trouble else ""))
-    for job in status["jobs"]:
-        if job["error"]:
-            lines.append(f"job        {job['job']} FAILING: {job['error']}")
+    lines += _jobs(status["jobs"], ticking=status["alive"])
     committed = _time(status["last_commit_us"]) if status["last_commit_us"] else "never"
     trouble = f", {status['store_errors']} errors: {status['store_error']}" if status["store_error"] else ""
     lines.append(f"store      last commit {committed}{trouble}")
     lines.append(f"following  {status['calls']} calls, {status['devices']} devices")
     return "\n".join(lines)
+
+
+def _jobs(jobs: list[dict[str, Any]], *, ticking: bool) -> Iterator[str]:
+    """A line each: name, state, last run, how long it took, when the next one is due, what went wrong."""
+    widest = max((len(job["job"]) for job in jobs), default=0)
+    for job in jobs:
+        state = job_state(job)
+        told = [f"job        {job['job']:<{widest}}  {state.upper() if state == 'failing' else state:<7}"]
+        if job["began_us"]:
+            told.append(f"last run {_time(job['began_us'])}")
+        if job["took_ms"] is not None:
+            told.append(f"took {_length(job['took_ms'])}")
+        if ticking and job["next_us"]:
+            told.append(f"next {_time(job['next_us'])}")
+        if job["error"]:
+            told.append(f"error: {job['error']}")
+        yield "  ".join(told).rstrip()
+
+
+def job_state(job: Mapping[str, Any]) -> str:
+    """How a job of the status stands: waiting (for its first run), running, ok or failing."""
+    if job["running"]:
+        return "running"
+    if not job["runs"]:
+        return "waiting"
+    return "failing" if job["error"] else "ok"
+
+
+def _length(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
 
 
 def _time(us: int) -> str:

@@ -26,10 +26,18 @@ NAMES = {
     "hepduck_findings_total": {"kind"},
     "hepduck_sip_messages_total": {"method", "status_class"},
     "hepduck_actions_total": {"action", "outcome", "dry_run"},
+    "hepduck_job_runs_total": {"name"},
+    "hepduck_job_failures_total": {"name"},
+    "hepduck_job_failing": {"name"},
+    "hepduck_job_interval_seconds": {"name"},
+    "hepduck_job_duration_seconds": {"name"},
+    "hepduck_job_last_success_timestamp_seconds": {"name"},
+    "hepduck_start_time_seconds": set(),
     "hepduck_queue_depth": set(),
     "hepduck_ingest_lag_seconds": set(),
     "hepduck_store_flush_seconds": set(),
 }
+JOBS = {"quality", "legs", "merge", "counts by minute", "quality by hour", "prune", "store check"}
 
 
 def scrape(address: str) -> Samples:
@@ -69,14 +77,18 @@ def test_what_a_tap_exposes(tmp_path: Path) -> None:
             samples = scrape(listen)
             assert unexplained(samples) == 0  # at every moment, also under load
             stored, acted = (total(samples, f"hepduck_{what}_total") for what in ("stored", "actions"))
-            return samples if (stored, acted) == (10406 + 400, 2 * 30) else None
+            ran = total(samples, "hepduck_job_last_success_timestamp_seconds")
+            return samples if ran and (stored, acted) == (10406 + 400, 2 * 30) else None
 
         samples = eventually(settled, "everything stored")
         assert {name for name, _ in samples} == set(NAMES) - {"hepduck_rejected_total"}  # none was
         for (name, labels), value in samples.items():
             assert value >= 0
             assert {label for label, _ in labels} == NAMES[name], name
-            for _, text in labels:
+            for label, text in labels:
+                if label == "name":
+                    assert text in JOBS
+                    continue
                 assert re.fullmatch(r"[A-Z]+|[a-z_]+|[1-6]xx", text), f"{name} has a label {text!r}"
         assert samples["hepduck_weird_total", (("kind", "hep_short"),)] == 200
         assert samples["hepduck_findings_total", (("kind", "late_register"),)] == 30  # the label's
@@ -86,7 +98,8 @@ def test_what_a_tap_exposes(tmp_path: Path) -> None:
         )
         dry = (("action", "fake_call"), ("dry_run", "true"), ("outcome", "dry_run"))
         assert samples["hepduck_actions_total", dry] == 30
-        assert len(samples) < 60
+        assert {text for _, labels in samples for label, text in labels if label == "name"} == JOBS
+        assert len(samples) < 100
         assert tap.stop() == 0
 
 

@@ -7,7 +7,7 @@ that was filled by `hepduck import` only) the tables made of it are empty.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,7 @@ from pipeline.api.opened import Moment, Store, current, moment
 from pipeline.durations import step_of
 from pipeline.errors import StoreError
 from pipeline.instants import at
-from pipeline.status import read_status
+from pipeline.status import job_state, read_status
 from pipeline.store import health_queries
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def jobs(*, store: Store | None = None) -> pd.DataFrame:
     rows = [
         (
             job["job"],
-            _job_state(job),
+            job_state(job),
             job["interval_s"],
             job["runs"],
             job["failures"],
@@ -231,14 +231,6 @@ def _status(store: Store | None) -> dict[str, Any] | None:
         return tap_status(store=store)
     except StoreError:
         return None
-
-
-def _job_state(job: Mapping[str, Any]) -> str:
-    if job["running"]:
-        return "running"
-    if not job["runs"]:
-        return "waiting"
-    return "failing" if job["error"] else "ok"
 
 
 def _parsed(text: str | None) -> datetime | None:
