@@ -14,14 +14,15 @@ FATES: Final = {
     "stored": ("stored", look.BLUE),
     "queued": ("queued", look.GREY),
     "rejected": ("rejected", look.AMBER),
-    "dropped": ("dropped", look.RED),
+    "shed": ("shed", look.RED),
+    "kernel_dropped": ("dropped by the kernel", look.VIOLET),
 }
 """What becomes of messages: words and colour."""
 _BAR_PX: Final = 26
 
 
 def intake(rate: pd.DataFrame, zone: tzinfo) -> alt.Chart:
-    """Messages stored, rejected and dropped over time, stacked."""
+    """Messages stored, rejected and lost over time, stacked."""
     series = {name: told for name, told in FATES.items() if name != "queued"}
     return registration_charts.stacked(rate, series, "messages", zone)
 

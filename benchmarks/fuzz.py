@@ -102,7 +102,9 @@ def main() -> None:
         f"{wanted.datagrams} datagrams and {wanted.streams} streams in {took_s:.0f} s: alive to the end, "
         f"{cpu_s:.0f} s CPU, {rss_bytes / 2**20:.0f} MiB"
     )
-    fates = " + ".join(f"{last[fate]} {fate}" for fate in ("stored", "rejected", "dropped", "queued"))
+    fates = " + ".join(
+        f"{last[fate]} {fate}" for fate in ("stored", "rejected", "shed", "kernel_dropped", "queued")
+    )
     print(f"{last['received']} messages received = {fates}; {stored} in the store")
     print(
         f"streams: {streams['received']} frames, {streams['resyncs']} resyncs, {streams['skipped_bytes']} bytes"

@@ -105,21 +105,21 @@ def _fates(parts: Parts, listeners: dict[str, Any], writer: WriterStatus) -> dic
     lost = sum(writer.lost.get(table, 0) for table in MESSAGE_TABLES)
     turned_away = rejected.total() - decoder.counts.rejected.total()  # before the queue
     return {
-        "received": queue["accepted"]
-        + queue["queue_full"]
+        "received": queue.accepted
+        + sum(queue.shed.values())
         + kernel_dropped
         + decoder.counts.unpacked
         + turned_away,
         "stored": stored,
         "rejected": rejected.total(),
         "rejected_by_reason": dict(rejected),
-        "dropped_by_reason": {
-            "kernel": kernel_dropped,
-            "queue_full": queue["queue_full"],
+        "shed_by_reason": {
+            **queue.shed,
             "store_queue_full": parts.outbox.refused_messages,
             "store_gave_up": lost,
         },
-        "queued": queue["depth"] + decoder.pending + parts.outbox.handed_over - stored - lost,
+        "kernel_dropped": kernel_dropped,
+        "queued": queue.depth + decoder.pending + parts.outbox.handed_over - stored - lost,
     }
 
 

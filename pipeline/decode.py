@@ -21,6 +21,9 @@ from pipeline.ingest import Datagram
 from pipeline.instants import at
 from pipeline.protocols.hep import HepPacket
 from pipeline.protocols.hep import decode as decode_hep
+from pipeline.protocols.hep.packet import PROTOCOL_TYPE_LOG as LOG
+from pipeline.protocols.hep.packet import PROTOCOL_TYPE_SIP as SIP
+from pipeline.protocols.hep.packet import PROTOCOL_TYPES_QUALITY as QUALITY
 from pipeline.protocols.redact import Redactor
 from pipeline.protocols.sip import SipMessage, parse
 from pipeline.store.schema import arrow_schema
@@ -34,8 +37,6 @@ MAX_AGENTS = (
 )
 OTHERS = "others"
 BUGS_LOGGED = 10
-SIP, LOG = 1, 100  # HEP protocol types
-QUALITY = frozenset({5, 32, 34, 35, 99})  # RTCP as JSON, and the reports made of it
 METHODS = frozenset(
     "INVITE ACK BYE CANCEL OPTIONS REGISTER PRACK SUBSCRIBE NOTIFY PUBLISH INFO REFER MESSAGE UPDATE".split()
 )

@@ -30,7 +30,11 @@ class _Collector:
         yield CounterMetricFamily("hepduck_received", "Messages received", value=status.received)
         yield CounterMetricFamily("hepduck_stored", "Messages committed to the store", value=status.stored)
         yield _by_label("hepduck_rejected", "Messages rejected", "reason", status.rejected_by_reason)
-        yield _by_label("hepduck_dropped", "Messages lost", "reason", status.dropped_by_reason)
+        yield CounterMetricFamily("hepduck_shed", "Messages that hepduck let go of", value=status.shed)
+        yield CounterMetricFamily(
+            "hepduck_kernel_dropped", "Messages that the kernel had no room for", value=status.kernel_dropped
+        )
+        yield _by_label("hepduck_dropped", "Both kinds of lost messages", "reason", status.dropped_by_reason)
         yield _by_label("hepduck_weird", "Undecodable messages", "kind", status.weird)
         yield _by_label("hepduck_findings", "Findings raised", "kind", status.findings)
         sip = CounterMetricFamily("hepduck_sip_messages", "SIP messages", labels=["method", "status_class"])

@@ -17,6 +17,8 @@ from pipeline.errors import StoreError
 from pipeline.store.paths import StorePaths, writer_runs
 
 STATUS_FILE = "status.json"
+FATES = ("stored", "rejected", "shed", "kernel_dropped", "queued")
+"""The terms of the sum that makes `received`."""
 _ODD_COUNTERS = {
     "skipped_bytes": "bytes of garbage skipped",
     "receive_errors": "receive errors",
@@ -28,8 +30,9 @@ _ODD_COUNTERS = {
 class Status:
     """Counters since the start, in messages. A datagram that holds several messages counts as many.
 
-    Nothing is lost without a number: `received == stored + rejected + dropped + queued`, always.
-    `stored` counts what is committed and on disk; `weird` is a part of it.
+    Nothing is lost without a number: `received == stored + rejected + shed + kernel_dropped + queued`, always.
+    `stored` counts what is committed and on disk; `weird` is a part of it. `shed` is what hepduck itself let go of,
+    datagrams that nobody unpacked counting as one message each.
     """
 
     state: str  # running | stopped
@@ -44,7 +47,8 @@ class Status:
     rejected: int
     rejected_by_reason: dict[str, int]
     bad_keys: list[dict[str, Any]]  # of these `bad_key`: `pipeline.decode.BadKey` and `Refused`
-    dropped_by_reason: dict[str, int]
+    shed_by_reason: dict[str, int]  # `pipeline.ingest.shedding.REASONS`, and those of the store
+    kernel_dropped: int
     queued: int
     weird: dict[str, int]
     defects: dict[str, int]  # what was mended in messages that are stored as `sip`, `rtcp`, `log`
@@ -69,18 +73,29 @@ class Status:
     plugins: list[dict[str, str]]  # as at the start: `plugin_states`; since then see `detectors_off`
 
     @property
+    def shed(self) -> int:
+        """Messages that hepduck let go of, for all reasons."""
+        return sum(self.shed_by_reason.values())
+
+    @property
+    def dropped_by_reason(self) -> dict[str, int]:
+        """Messages lost in all, by hepduck and by the kernel (reason `kernel`)."""
+        return {"kernel": self.kernel_dropped, **self.shed_by_reason}
+
+    @property
     def dropped(self) -> int:
-        """Messages lost, for all reasons."""
-        return sum(self.dropped_by_reason.values())
+        """Messages lost in all."""
+        return self.shed + self.kernel_dropped
 
     @property
     def unexplained(self) -> int:
         """What the numbers fail to explain: always 0, or there is a bug."""
-        return self.received - self.stored - self.rejected - self.dropped - self.queued
+        return self.received - self.stored - self.rejected - self.shed - self.kernel_dropped - self.queued
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types, with the derived numbers."""
-        return {**dataclasses.asdict(self), "dropped": self.dropped, "unexplained": self.unexplained}
+        derived = ("shed", "dropped_by_reason", "dropped", "unexplained")
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in derived}}
 
 
 def plugin_states(
@@ -138,14 +153,14 @@ def read_status(folder: Path) -> dict[str, Any]:
 def as_text(status: dict[str, Any]) -> str:
     """The status for people; the sum is shown, not claimed."""
     state = status["state"] if status["alive"] or status["state"] == "stopped" else "DEAD (killed?)"
-    parts = [f"{status[name]} {name}" for name in ("stored", "rejected", "dropped", "queued")]
+    parts = [f"{status[fate]} {fate}" for fate in FATES]
     fits = "adds up" if status["unexplained"] == 0 else f"{status['unexplained']} UNEXPLAINED"
     lines = [
         f"hepduck {state}, pid {status['pid']}, node {status['node']}, updated {_time(status['updated_us'])}",
         f"messages   {status['received']} received = {' + '.join(parts)}   ({fits})",
     ]
     for name, counts in (
-        ("dropped", "dropped_by_reason"),
+        ("shed", "shed_by_reason"),
         ("rejected", "rejected_by_reason"),
         ("weird", "weird"),
         ("mended", "defects"),

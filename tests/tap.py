@@ -61,8 +61,10 @@ def eventually(look: Callable[[], Found], what: str, timeout_s: float = PATIENCE
 
 def assert_adds_up(status: Status) -> None:
     """Nothing is lost without a number."""
-    fates = status["stored"] + status["rejected"] + status["dropped"] + status["queued"]
-    assert status["received"] == fates, status
+    fates = ("stored", "rejected", "shed", "kernel_dropped", "queued")
+    assert status["received"] == sum(status[fate] for fate in fates), status
+    assert status["shed"] == sum(status["shed_by_reason"].values()), status
+    assert status["dropped_by_reason"] == {"kernel": status["kernel_dropped"], **status["shed_by_reason"]}
     assert status["dropped"] == sum(status["dropped_by_reason"].values()), status
     assert status["rejected"] == sum(status["rejected_by_reason"].values()), status
     assert status["unexplained"] == 0, status

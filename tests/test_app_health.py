@@ -112,7 +112,7 @@ def table(app: App, column: str) -> pd.DataFrame:
 def test_the_counters_add_up_as_the_tap_says(store: Store, status: Status) -> None:
     counters = health.counters(store=store).set_index("fate")["messages"].to_dict()
     assert counters == {
-        name: status[name] for name in ("received", "stored", "rejected", "dropped", "queued")
+        name: status[name] for name in ("received", "stored", "rejected", "shed", "kernel_dropped", "queued")
     } | {"unexplained": 0}
     assert counters["received"] == 11
     assert counters["rejected"] == 3
@@ -225,10 +225,10 @@ def test_a_job_that_fails_says_so() -> None:
 
 def test_the_page_shows_the_sum(app: App) -> None:
     shown = {metric.label: metric.value for metric in app.test.metric}
-    labels = ("Received", "= stored", "+ rejected", "+ dropped", "+ queued")
-    assert [shown[label] for label in labels] == ["11", "8", "3", "0", "0"]
+    labels = ("Received", "= stored", "+ rejected", "+ shed", "+ kernel dropped", "+ queued")
+    assert [shown[label] for label in labels] == ["11", "8", "3", "0", "0", "0"]
     assert "adds up" in said(app) and "running" in said(app)
-    assert "11 received = 8 stored + 3 rejected + 0 dropped + 0 queued" in said(app)
+    assert "11 received = 8 stored + 3 rejected + 0 shed + 0 kernel dropped + 0 queued" in said(app)
     assert list(table(app, "meaning")["reason"]) == ["bad_key"]
     assert set(table(app, "job")["job"]) >= JOBS
     assert list(table(app, "has_key")["count"]) == [3]
@@ -275,7 +275,7 @@ def test_agents_and_their_clocks(store: Store) -> None:
 
 def test_what_came_in_by_the_minute(store: Store) -> None:
     intake = health.intake(since="10m", store=store)
-    assert intake[["received", "rejected", "dropped"]].sum().to_list() == [11, 3, 0]
+    assert intake[["received", "rejected", "shed", "kernel_dropped"]].sum().to_list() == [11, 3, 0, 0]
     assert set(intake["step_s"]) == {60}
 
 

@@ -226,7 +226,7 @@ def test_status(tmp_path: Path) -> None:
         tap.settled(14)
         shown = read(tap, "status")
         assert shown.startswith(f"hepduck running, pid {tap.pid}, ")
-        assert "14 received = 14 stored + 0 rejected + 0 dropped + 0 queued   (adds up)" in shown
+        assert "14 received = 14 stored + 0 rejected + 0 shed + 0 kernel_dropped + 0 queued   (adds up)" in shown
         assert re.search(r"^findings +1 late_register$", shown, re.MULTILINE)
         assert re.search(r"^action +fake_call \(dry run\): 1 dry_run$", shown, re.MULTILINE)
         running = json.loads(read(tap, "status", "--json"))

@@ -21,6 +21,8 @@ NAMES = {
     "hepduck_received_total": set(),
     "hepduck_stored_total": set(),
     "hepduck_rejected_total": {"reason"},
+    "hepduck_shed_total": set(),
+    "hepduck_kernel_dropped_total": set(),
     "hepduck_dropped_total": {"reason"},
     "hepduck_weird_total": {"kind"},
     "hepduck_findings_total": {"kind"},
@@ -59,7 +61,7 @@ def total(samples: Samples, name: str) -> float:
 
 def unexplained(samples: Samples) -> float:
     """What came in and is nowhere."""
-    fates = [f"hepduck_{fate}_total" for fate in ("stored", "rejected", "dropped")]
+    fates = [f"hepduck_{fate}_total" for fate in ("stored", "rejected", "shed", "kernel_dropped")]
     there = sum(total(samples, name) for name in [*fates, "hepduck_queue_depth"])
     return total(samples, "hepduck_received_total") - there
 

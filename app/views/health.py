@@ -14,14 +14,16 @@ from pipeline.api import health as api
 EVERY_S: Final = 2
 _MS: Final = timedelta(milliseconds=1)
 _SIGNS: Final = {"received": "Received", "stored": "= stored", "rejected": "+ rejected"} | {
-    "dropped": "+ dropped",
+    "shed": "+ shed",
+    "kernel_dropped": "+ kernel dropped",
     "queued": "+ queued",
 }
 _FATE_HELP: Final = {
     "received": "Messages that reached the tap since it started; a datagram may hold several.",
     "stored": "Committed and on disk; what could not be decoded is stored too, as weird.",
     "rejected": "Turned away: not allowed to speak, or a wrong key.",
-    "dropped": "Lost, for the reasons below.",
+    "shed": "Let go of when hepduck could not keep up, for the reasons below: INVITE, CANCEL, REGISTER last.",
+    "kernel_dropped": "Lost before hepduck: the socket's receive buffer was full.",
     "queued": "On the way to the store.",
 }
 
@@ -59,7 +61,7 @@ def _tap(seen: Frame) -> None:
             st.metric(label, look.number(messages[fate]), help=_FATE_HELP[fate], border=True)
     _sum(messages)
     if messages["received"]:
-        told = ", ".join(f"{messages[fate]:,} {fate}" for fate in api.FATES)
+        told = ", ".join(f"{messages[fate]:,} {_words(fate)}" for fate in api.FATES)
         look.chart(health_charts.fates(counters), "health_sum", f"What became of the messages: {told}.")
     _pace(status)
     _losses(seen)
@@ -131,7 +133,7 @@ def _state(status: dict[str, Any], seen: Frame) -> None:
 
 def _sum(messages: dict[str, int]) -> None:
     """The sum is shown, not claimed."""
-    fates = " + ".join(f"{messages[fate]:,} {fate}" for fate in api.FATES)
+    fates = " + ".join(f"{messages[fate]:,} {_words(fate)}" for fate in api.FATES)
     with st.container(horizontal=True, vertical_alignment="center", key="health_adds_up"):
         if messages["unexplained"]:
             st.badge(f"{messages['unexplained']:,} unexplained", icon=":material/error:", color="red")
@@ -179,10 +181,13 @@ def _intake(seen: Frame) -> None:
             "Messages of `hepduck import` are not counted here: they came from a file.",
         )
         return
-    total = {name: int(rate[name].sum()) for name in ("stored", "rejected", "dropped")}
-    told = ", ".join(f"{count:,} {name}" for name, count in total.items())
+    told = ", ".join(f"{int(rate[fate].sum()):,} {_words(fate)}" for fate in api.FATES if fate in rate)
     look.chart(health_charts.intake(rate, seen.zone), "health_intake", f"Over time, {seen.words}: {told}.")
     st.caption(f"{told}; {look.plain(seen.words)}.")
+
+
+def _words(fate: str) -> str:
+    return fate.replace("_", " ")
 
 
 def _at(us: int | None) -> datetime | None:

@@ -15,17 +15,19 @@ from pipeline.api.opened import Moment, Store, current, moment
 from pipeline.durations import step_of
 from pipeline.errors import StoreError
 from pipeline.instants import at
-from pipeline.status import job_state, read_status
+from pipeline.status import FATES, job_state, read_status
 from pipeline.store import health_queries
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FATES: Final = ("stored", "rejected", "dropped", "queued")
-
 MEANINGS: Final = {
     "kernel": "the socket's receive buffer was full: raise net.core.rmem_max",
-    "queue_full": "the engine could not keep up: the queue of received datagrams was full",
+    "shed_options": "the engine could not keep up: OPTIONS and keep-alives went first",
+    "shed_presence": "the engine could not keep up: presence, MESSAGE, INFO and logs",
+    "shed_rtcp": "the engine could not keep up: RTCP and reports of quality",
+    "shed_dialog": "the engine could not keep up: ACK, BYE, PRACK, UPDATE, REFER",
+    "queue_full": "the engine could not keep up: INVITE, CANCEL, REGISTER were lost",
     "store_queue_full": "the store could not keep up: its queue was full",
     "store_gave_up": "given up at stop: the store could not be written",
     "bad_key": "the packet's HEP auth key is missing or wrong: see tap.auth_key",
@@ -48,7 +50,7 @@ def tap_status(*, store: Store | None = None) -> dict[str, Any]:
 def counters(*, store: Store | None = None) -> pd.DataFrame:
     """What became of the messages received since the tap started: `fate`, `messages`, `share_pct`.
 
-    received = stored + rejected + dropped + queued; what that leaves is the row `unexplained`, always 0.
+    received = stored + rejected + shed + kernel_dropped + queued; what that leaves is the row `unexplained`, always 0.
     """
     status = _status(store)
     received = status["received"] if status else 0
@@ -63,12 +65,12 @@ def counters(*, store: Store | None = None) -> pd.DataFrame:
 def losses(*, store: Store | None = None) -> pd.DataFrame:
     """What did not go as it should, since the tap started: `what`, `reason`, `count`, `meaning`.
 
-    `what` is dropped or rejected (messages, as in `counters`), weird (stored, but undecodable), mended (stored, with
-    a defect), rows refused (by the store, by table), or forgotten (calls and devices, to bound the memory).
+    `what` is lost (messages, shed or dropped by the kernel) or rejected, weird (stored, but undecodable), mended
+    (stored, with a defect), rows refused (by the store, by table), or forgotten (calls and devices, to bound the memory).
     """
     status = _status(store) or {}
     parts = {
-        "dropped": status.get("dropped_by_reason", {}),
+        "lost": status.get("dropped_by_reason", {}),
         "rejected": status.get("rejected_by_reason", {}),
         "weird": status.get("weird", {}),
         "mended": status.get("defects", {}),
@@ -99,7 +101,8 @@ def intake(
     *, since: Moment = None, until: Moment = None, steps: int = 200, store: Store | None = None
 ) -> pd.DataFrame:
     """What came in over time, of all nodes and runs: `at` (the step's start), `step_s` (from a minute on),
-    `received`, `stored`, `rejected`, `dropped`. Counted every ten seconds or so; the newest is not there yet."""
+    `received`, `stored`, `rejected`, `shed`, `kernel_dropped`. Counted every ten seconds or so; the newest is not
+    there yet."""
     asked = current(store)
     end = moment(until) or datetime.now(UTC)
     start = moment(since) or health_queries.first_minute(asked.reader) or end

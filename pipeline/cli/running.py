@@ -177,7 +177,7 @@ def record(
 
 
 def status(store: opt.Store = None, as_json: opt.Json = False) -> None:
-    """Show what the running tap says of itself: received, stored, rejected, dropped, and that they add up.
+    """Show what the running tap says of itself: what became of all it received, and that it adds up.
 
     Examples: `hepduck status`; `hepduck status --store /var/lib/hepduck --json`
     """

@@ -12,12 +12,13 @@ from pipeline.store.schema import tables
 
 def intake(*, since: datetime, until: datetime, step_s: int) -> Question:
     """For each step of `step_s` seconds (at least a minute) in [since, until): at (its start), received, stored,
-    rejected, dropped; of all nodes. A message may be received in one step and stored in the next."""
+    rejected, shed, kernel_dropped; of all nodes. A message may be received in one step and stored in the next."""
     sql = """
         WITH counted AS (
             SELECT time_bucket(to_seconds($step_s), minute) AS at, sum(received)::BIGINT AS received,
                 sum(stored)::BIGINT AS stored, sum(rejected)::BIGINT AS rejected,
-                sum(list_sum(json_extract(shed, '$.*')::BIGINT[]))::BIGINT AS dropped
+                sum(list_sum(json_extract(shed, '$.*')::BIGINT[]))::BIGINT AS lost,
+                sum((shed->>'$.kernel')::BIGINT)::BIGINT AS kernel_dropped
             FROM ingest_minute WHERE minute >= $since::TIMESTAMPTZ - INTERVAL 1 MINUTE AND minute < $until
             GROUP BY ALL
         ),
@@ -26,7 +27,8 @@ def intake(*, since: datetime, until: datetime, step_s: int) -> Question:
                 $until::TIMESTAMPTZ - INTERVAL 1 MICROSECOND, to_seconds($step_s))) AS at
         )
         SELECT s.at, coalesce(received, 0) AS received, coalesce(stored, 0) AS stored,
-            coalesce(rejected, 0) AS rejected, coalesce(dropped, 0) AS dropped
+            coalesce(rejected, 0) AS rejected, coalesce(lost, 0) - coalesce(kernel_dropped, 0) AS shed,
+            coalesce(kernel_dropped, 0) AS kernel_dropped
         FROM steps s LEFT JOIN counted c ON s.at = c.at ORDER BY s.at"""
     return Question(sql, {"since": since, "until": until, "step_s": max(step_s, 60)})
 

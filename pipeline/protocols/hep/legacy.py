@@ -54,6 +54,15 @@ def decode_legacy(data: bytes, now_us: int | None) -> HepPacket:
     )
 
 
+def payload_at(data: bytes) -> int | None:
+    """Where the payload of a version 1 or 2 packet begins; None where `decode_legacy` would raise."""
+    size = _ADDRESS_BYTES.get(data[2]) if len(data) >= _HEAD.size and data[0] in (1, 2) else None
+    if size is None:
+        return None
+    at = _HEAD.size + 2 * size + (_TIME_LITTLE.size if data[0] == 2 else 0)
+    return at if at <= len(data) else None
+
+
 def _time(data: bytes, at: int, now_us: int | None) -> tuple[int | None, int, tuple[str, ...]]:
     """Time, capture id and defects. Little-endian, unless only big-endian makes sense of the numbers."""
     for order in (_TIME_LITTLE, _TIME_BIG):

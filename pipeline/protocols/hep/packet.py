@@ -8,6 +8,9 @@ from typing import Final, NamedTuple
 
 HEP3_MAGICS: Final = (b"HEP3", b"EEP3")
 PROTOCOL_TYPE_SIP: Final = 1
+PROTOCOL_TYPE_LOG: Final = 100
+PROTOCOL_TYPES_QUALITY: Final = frozenset({5, 32, 34, 35, 99})
+"""RTCP as JSON, and the reports made of it."""
 
 TRANSPORTS: Final = {17: "udp", 6: "tcp", 132: "sctp"}
 """IP protocol number to transport. Kamailio writes 22 for TLS, WS and WSS alike: there the Via must say."""
