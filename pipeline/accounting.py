@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from typing import Any, Protocol
 
+import structlog
+
 from pipeline.decode import Decoder
 from pipeline.engine.engine import Engine
 from pipeline.engine.rules import RuleRunner
@@ -21,7 +23,10 @@ from pipeline.status import Status
 from pipeline.store.writer import Writer, WriterStatus
 
 MESSAGE_TABLES = ("sip", "rtcp", "log", "weird")
+CALM_US = 5_000_000  # without a loss: an overload is over
 _MINUTE_US = 60_000_000
+
+log = structlog.get_logger(__name__)
 
 
 class Parts(Protocol):
@@ -141,3 +146,30 @@ class Minutes:
         plain = {name: gained[name] for name in ("received", "stored", "rejected")}
         minute = at(status.updated_us // _MINUTE_US * _MINUTE_US)
         return [{"minute": minute, "node": status.node, "shed": shed, **plain}]
+
+
+class Overload:
+    """Says in the log when messages begin to be lost and when that is over: one line each, with counts by reason."""
+
+    def __init__(self) -> None:
+        self._known: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
+        self._began_us: int | None = None
+        self._last_us = 0
+
+    def look(self, status: Status) -> None:
+        """To be called with each status."""
+        lost = Counter(status.dropped_by_reason)
+        if lost != self._known:
+            self._last_us = status.updated_us
+            if self._began_us is None:
+                self._began_us, self._before = status.updated_us, self._known
+                log.warning(
+                    "overload: messages are shed", queued=status.queued, lost=dict(lost - self._known)
+                )
+            self._known = lost
+        over = status.state != "running" or status.updated_us - self._last_us >= CALM_US
+        if self._began_us is not None and over:
+            lasted_s = round((self._last_us - self._began_us) / 1e6, 1)
+            log.warning("overload: over", lasted_s=lasted_s, lost=dict(lost - self._before))
+            self._began_us = None

@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.accounting import Minutes, status_of
+from pipeline.accounting import Minutes, Overload, status_of
 from pipeline.assemble import actions_of, detectors_of
 from pipeline.decode import Decoder
 from pipeline.engine.commands import Finding
@@ -113,6 +113,7 @@ class Service:
         self.findings: Counter[str] = Counter()
         self._handed_over_s = self._status_s = self._agents_s = time.monotonic()
         self._minutes = Minutes()
+        self._overload = Overload()
         self.last_arrival_us = 0
         self.latency_us = 0  # from arrival to the end of detection, of the last batch
         self.latest = self.status("running")  # as last written, for other threads
@@ -264,6 +265,7 @@ class Service:
 
     def _write_status(self, state: str) -> None:
         self.latest = self.status(state)
+        self._overload.look(self.latest)
         try:
             write_status(self.paths.root, self.latest)
         except OSError as error:  # a full disk must not end the tap: what is queued may still find room

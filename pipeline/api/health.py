@@ -66,7 +66,8 @@ def losses(*, store: Store | None = None) -> pd.DataFrame:
     """What did not go as it should, since the tap started: `what`, `reason`, `count`, `meaning`.
 
     `what` is lost (messages, shed or dropped by the kernel) or rejected, weird (stored, but undecodable), mended
-    (stored, with a defect), rows refused (by the store, by table), or forgotten (calls and devices, to bound the memory).
+    (stored, with a defect), rows refused (by the store, by table), or forgotten (calls and devices, to bound the
+    memory).
     """
     status = _status(store) or {}
     parts = {
