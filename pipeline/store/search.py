@@ -83,6 +83,7 @@ STATES: Final = {
 
 MAX_TERMS: Final = 50
 MAX_VALUES: Final = 100  # of one term
+MAX_WILDCARDS: Final = 20  # of one value
 
 _OTHER_KEYS: Final = {"call_id": "callid", "call-id": "callid", "useragent": "ua", "status": "code"}
 _OTHER_STATES: Final = {"cancelled": "canceled", "oneway": "one_way", "nortp": "no_rtp"}
@@ -104,6 +105,7 @@ _SCHEME = re.compile(r"(?:sips?|tel):(?=\S)", re.IGNORECASE)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ITEM = re.compile(r'[^\s,"]+')
 _NUMBER = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)([a-z]*|%)", re.ASCII)
+_WILDCARDS = re.compile(r"[*%]+")
 _CODE_CLASS = re.compile(r"([1-6])xx", re.IGNORECASE)
 
 
@@ -227,7 +229,10 @@ class _Text:
         text = re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL) if quoted else found[0]
         if not text.strip():
             self._fail("nothing between these quotes", start, self.at - start)
-        return Value(text, start, quoted)
+        value = Value(text, start, quoted)
+        if value.is_pattern and len(_WILDCARDS.findall(text)) > MAX_WILDCARDS:
+            self._fail(f"more than {MAX_WILDCARDS} * in one value", start, len(text))
+        return value
 
     def _typed(self, key: str, operator: str, value: Value) -> Value:
         """The value as the kind of its key reads it."""

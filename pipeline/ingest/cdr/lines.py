@@ -18,7 +18,6 @@ Format = Literal["csv", "tsv", "outfile", "json"]
 CUT_BYTES = 1023  # asterisk: main/cdrel_custom writes through a buffer of 1024
 _NULL = "\ue000NULL"  # stands for \N while csv takes the backslashes away; from the private-use area
 _OUTFILE_NULL = re.compile(r"(?:(?<=,)|^)\\N(?=,|$)")
-_LINE_END = re.compile(r"(?<=\n)")
 _ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
 
 
@@ -57,14 +56,32 @@ def object_of(line: str, *, is_cut: bool = False) -> dict[str, Any]:
     # Asterisk does not escape backslashes: those that mean nothing stand for themselves.
     line = _ESCAPE.sub(lambda escape: escape[0] if escape[1] else r"\\", line)
     try:
-        found = json.loads(line)
+        return _flat(_loaded(line, is_cut))
+    except RecursionError:
+        raise BadLineError("no JSON: nested too deeply") from None
+
+
+def _loaded(line: str, is_cut: bool) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(line)
     except ValueError as error:
         if not is_cut or not line.startswith("{"):
             raise BadLineError(f"no JSON: {error}") from None
-        return _members(line)
+        found = _members(line)
     if not isinstance(found, dict):
         raise BadLineError("no JSON object")
+    if "\\u" in line:  # half of a surrogate pair is no text that could be stored
+        whole: dict[str, Any] = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        return whole
     return found
+
+
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    """With what is nested as text."""
+    return {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+        for name, value in found.items()
+    }
 
 
 def guess_format(lines: Sequence[str]) -> Format:
@@ -94,7 +111,9 @@ def _outfile_cells(line: str) -> list[str | None]:
     """A newline inside a cell is written as a backslash and the newline itself."""
     if (len(line) - len(line.rstrip("\\"))) % 2:
         raise OpenLineError("a backslash stands before the end of the line")
-    lines = _LINE_END.split(_OUTFILE_NULL.sub(_NULL, line))
+    line = _OUTFILE_NULL.sub(_NULL, line) if r"\N" in line else line
+    lines = [f"{part}\n" for part in line.split("\n")]
+    lines[-1] = lines[-1][:-1]
     try:
         cells = next(csv.reader(lines, escapechar="\\", doublequote=False, strict=True), [])
     except csv.Error as error:

@@ -23,6 +23,7 @@ from pipeline.ingest.cdr.values import decoded
 HEAD_BYTES = 64 * 1024
 _GUESS_LINES = 200
 _LONGEST_RECORD_BYTES = 64 * 1024  # a quote that stays open for longer is garbage
+_LONGEST_RECORD_LINES = 128  # and each line that is added means reading all of them again
 _BOM = b"\xef\xbb\xbf"
 
 Parsed = list[str | None] | dict[str, object]
@@ -93,7 +94,7 @@ class RecordReader:
                 if isinstance(found, Raw):
                     yield Record(first, found)
                 return
-            resume, data = file.tell(), first
+            resume, data, lines = file.tell(), first, 1
             found = self._row(data, place)
             while found is None and data.strip():
                 more = file.readline()
@@ -103,7 +104,9 @@ class RecordReader:
                         break
                     return  # may still be written
                 data += more
-                found = self._row(data, place) if len(data) <= _LONGEST_RECORD_BYTES else "too long"
+                lines += 1
+                fits = len(data) <= _LONGEST_RECORD_BYTES and lines <= _LONGEST_RECORD_LINES
+                found = self._row(data, place) if fits else "too long"
             if isinstance(found, str):
                 file.seek(resume)
                 data = first

@@ -8,6 +8,7 @@ makes no new rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -189,10 +190,10 @@ def _forget_defaults(row: Row) -> None:
 
 def _plain(value: Any) -> Any:
     """A value as JSON types."""
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | str):
         return value
-    if isinstance(value, Decimal):
-        return float(value) if value.is_finite() else None
+    if isinstance(value, float | Decimal):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, datetime):
         return value.isoformat(" ")
     return text(value)
