@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -35,11 +35,14 @@ def recorded() -> list[bytes]:
 
 
 class Mutator:
-    """An endless source of damage."""
+    """An endless source of damage to `sources`, which are the recorded datagrams unless others are given."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(
+        self, seed: int, sources: Sequence[bytes] | None = None, words: Sequence[bytes] = _WORDS
+    ) -> None:
         self.rng = random.Random(seed)
-        self.sources = recorded()
+        self.sources = sources or recorded()
+        self.words = words
 
     def datagrams(self, count: int) -> Iterator[bytes]:
         """`count` datagrams: a tenth random bytes, else recorded packets with damage to HEP or only to SIP."""
@@ -87,13 +90,13 @@ class Mutator:
             elif wound == 2:
                 wounded[at:at] = rng.randbytes(rng.randrange(1, 20))
             elif wound == 3:
-                wounded[at:at] = rng.choice(_WORDS)
+                wounded[at:at] = rng.choice(self.words)
             elif wound == 4:
                 copied = rng.randrange(len(wounded) + 1)
                 wounded[at:at] = wounded[copied : copied + rng.randrange(60)]
             else:
                 other = rng.choice(self.sources)
-                wounded[at:] = other[rng.randrange(len(other)) :]
+                wounded[at:] = other[rng.randrange(len(other) + 1) :]
         if wounded[:4] == b"HEP3" and len(wounded) >= 6 and rng.random() < 0.5:
             wounded[4:6] = struct.pack("!H", len(wounded) & 0xFFFF)
         return bytes(wounded)

@@ -138,7 +138,7 @@ def parse(payload: bytes) -> list[Report]:
     if not reports and not _RTCP_KEYS.isdisjoint(known):
         return [Report(_within(known.get("type"), SR, XR) or RR, _u32(known.get("ssrc")) or None)]
     if not reports:
-        names = ", ".join(name[:20] for name, _ in pairs.pairs[:5])
+        names = ", ".join(_storable(name[:20]) for name, _ in pairs.pairs[:5])
         raise RtcpError("rtcp_shape", f"no report in an object of {names or 'nothing'}")
     return reports
 
@@ -243,7 +243,12 @@ def _lost(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str | None:
-    return value[:256] if isinstance(value, str) and value else None
+    return _storable(value[:256]) if isinstance(value, str) and value else None
+
+
+def _storable(text: str) -> str:
+    """Without what JSON can say and no column can hold: halves of surrogate pairs, and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def _fields(value: Any) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """How the tap stands a million hostile datagrams, and streams of them: it lives, and every message has its number.
 
-    python -m benchmarks.fuzz [--datagrams 1000000] [--streams 5000] [--seed 1]
+    python -m benchmarks.fuzz tap [--datagrams 1000000] [--streams 5000] [--seed 1]
 
 Random bytes and recorded packets with damage, as in `tests/test_hostile.py`. Exit code 1 when the tap ends, when
 its numbers do not add up, or when it does not find the ghost call that comes last.
@@ -15,12 +15,13 @@ import struct
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 from mutations import Mutator  # noqa: E402
 from tap import RunningTap, Status, call_id_of, ghost_call  # noqa: E402
@@ -68,12 +69,12 @@ def send_streams(tap: RunningTap, mutator: Mutator, count: int) -> None:
                 sock.sendall(mutator.stream())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--datagrams", type=int, default=1_000_000)
     parser.add_argument("--streams", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=1)
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(arguments)
     print(machine.describe())
     mutator = Mutator(wanted.seed)
     with tempfile.TemporaryDirectory(prefix="hepduck-fuzz-") as name:
