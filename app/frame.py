@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NoReturn
 from zoneinfo import ZoneInfo, available_timezones
 
 import streamlit as st
@@ -23,6 +23,7 @@ ALL, ABSOLUTE, DEFAULT = "all", "from-to", "24h"
 BROWSER: Final = "browser"
 _EARLIEST: Final = datetime(2000, 1, 1)  # noqa: DTZ001  the widgets know no zones
 _LATEST: Final = datetime(2100, 1, 1)  # noqa: DTZ001
+_CAME_FROM: Final = "came_from"
 _STEP_S: Final = 10  # a relative range moves on in such steps, so that answers can be kept
 
 
@@ -50,6 +51,22 @@ def get() -> Frame:
 def query(**more: str) -> dict[str, str]:
     """The parameters of a link to another page: range and zone go along by themselves."""
     return more
+
+
+def open_call(call_id: object, page: str) -> NoReturn:
+    """Go to a call from the page of that name, and remember the way back: the browser's own forgets what was asked."""
+    st.session_state[_CAME_FROM] = page, st.query_params.to_dict()
+    st.switch_page("views/call.py", query_params={"call_id": str(call_id)})
+
+
+def way_back() -> None:
+    """A link to the page where the call was chosen, as it was then."""
+    if _CAME_FROM not in st.session_state:
+        return
+    page, asked = st.session_state[_CAME_FROM]
+    st.page_link(
+        f"views/{page}.py", label=f"Back to {page}", icon=":material/arrow_back:", query_params=asked
+    )
 
 
 def draw() -> None:

@@ -153,6 +153,9 @@ def _server(settings: Settings, host: str) -> uvicorn.Server:
     except ModuleNotFoundError as error:
         raise ConfigError(f"the app needs {error.name}: pip install 'hepduck[app]'") from error
 
+    import altair
+
+    from app import warm
     from app.config import configure
     from app.signin import Gate
 
@@ -160,6 +163,8 @@ def _server(settings: Settings, host: str) -> uvicorn.Server:
     secrets = [str(settings.app.secrets_file.absolute())] if settings.app.oidc_users else []
     load_config_options({**_STREAMLIT, "server.allowedHosts": names, "secrets.files": secrets})
     configure(settings)
+    altair.utils.schemapi.disable_debug_mode()  # charts of ours are checked by the tests, not for each visitor
+    warm.start()
     return uvicorn.Server(
         uvicorn.Config(
             App(_HERE / "main.py", middleware=[Middleware(Gate, settings=settings.app)]),

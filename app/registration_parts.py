@@ -8,7 +8,7 @@ from typing import Any, Final
 import pandas as pd
 import streamlit as st
 
-from app import data, look, registration_charts
+from app import data, frame, look, registration_charts
 from app.frame import Frame
 from pipeline.api import registrations as api
 from pipeline.store import refusal_queries
@@ -259,7 +259,7 @@ def _table(
     if not chosen or chosen[0] >= len(shown):
         return None
     if call_ids is not None and not look.missing(call_ids.iloc[chosen[0]]):
-        st.switch_page("views/call.py", query_params={"call_id": str(call_ids.iloc[chosen[0]])})
+        frame.open_call(call_ids.iloc[chosen[0]], "registrations")
     return int(chosen[0])
 
 

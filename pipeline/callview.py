@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -49,12 +50,20 @@ def view(reader: Reader, call_id: str) -> CallView:
             )
         call_id = fitting[0]["call_id"]
         messages = queries.call_messages(reader, call_id)
+    leg_b_of = quality_queries.call_of_leg(reader, call_id)
+    with ThreadPoolExecutor(1) as beside:  # as long as all the others together
+        quality = beside.submit(quality_queries.call_legs, reader, leg_b_of or call_id)
+        return _view(reader, call_id, messages, leg_b_of, quality)
+
+
+def _view(
+    reader: Reader, call_id: str, messages: list[Row], leg_b_of: str | None, quality: Future[list[Row]]
+) -> CallView:
     findings = queries.findings(reader, call_id=call_id)
     proof = sorted({msg_id for finding in findings for msg_id in finding["msg_ids"] or ()})
     known = {row["msg_id"] for row in messages}
     elsewhere = [row for row in queries.messages_by_id(reader, proof) if row["msg_id"] not in known]
     call = queries.call_row(reader, call_id)
-    leg_b_of = quality_queries.call_of_leg(reader, call_id)
     cdrs = quality_queries.call_cdrs(reader, leg_b_of or call_id)
     return CallView(
         call_id,
@@ -62,7 +71,7 @@ def view(reader: Reader, call_id: str) -> CallView:
         sorted([*messages, *elsewhere], key=lambda row: (row["ts"], row["msg_id"])),
         findings,
         queries.action_attempts(reader, call_id=call_id),
-        quality_queries.call_legs(reader, leg_b_of or call_id),
+        quality.result(),
         cdrs,
         leg_b_of,
         _without_cdr(reader, call) if not cdrs else None,

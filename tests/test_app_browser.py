@@ -109,6 +109,11 @@ def starred(payload: bytes) -> bytes:
 # -- find the call, read a message, take it away -----------------------------------------------------------
 
 
+def fit(calls: list[dict[str, str]]) -> bool:
+    """Whether these are calls of the number."""
+    return bool(calls) and all(NUMBER.strip("+") in row["from"] + row["to"] for row in calls)
+
+
 @pytest.fixture(name="call")
 def call_that_was_searched(arrive: Arrive, tap: RunningTap) -> Visit:
     """Its number typed on Calls, its row clicked on."""
@@ -119,7 +124,7 @@ def call_that_was_searched(arrive: Arrive, tap: RunningTap) -> Visit:
     box.press("Enter")
     wait_for(lambda: len(visit.table("calls_table")) < every, "fewer calls")
     found = visit.table("calls_table")
-    assert all(NUMBER.strip("+") in row["from"] + row["to"] for row in found)
+    assert fit(found)
     visit.click_row("calls_table", [row["Call-ID"] for row in found].index(OWED["call_id"]))
     visit.page.wait_for_url("**/call?*")
     visit.element("ladder").locator("svg").first.wait_for()
@@ -162,6 +167,12 @@ def test_search_ladder_message_and_pcap(call: Visit, tap: RunningTap, tmp_path: 
 
 
 # -- range, zone, address ----------------------------------------------------------------------------------
+
+
+def test_the_way_back_from_a_call_leads_to_the_search(call: Visit) -> None:
+    call.page.get_by_role("link", name="Back to calls").click()
+    call.wait_for_query(q=NUMBER, range="all")
+    wait_for(lambda: fit(call.table("calls_table")), "the calls that were found")
 
 
 def test_range_and_zone_are_in_the_address(arrive: Arrive, tap: RunningTap) -> None:

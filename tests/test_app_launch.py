@@ -19,6 +19,7 @@ from app_store import App, AppStore, reading
 from filled import Run, run_in_process  # noqa: F401 - a fixture
 from tap import COMMAND, environment
 
+from app import warm
 from app.signin import SIGN_OUT, Gate, fits, is_user, password_line, read_passwords
 from pipeline.errors import ConfigError
 from pipeline.settings import AppSettings
@@ -31,6 +32,16 @@ def file_of_passwords(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("passwords") / "passwords"
     file.write_text(f"# who may look\n\n{password_line('ann', PASSWORD)}\n{password_line('bob', 'other')}\n")
     return file
+
+
+# -- the first visitor -----------------------------------------------------------------------------------
+
+
+def test_getting_ready_needs_nothing(app_store: AppStore, tmp_path: Path) -> None:
+    """With a store or without one; what a thread raises fails the test."""
+    for store in (app_store.path, tmp_path):
+        with reading(store):
+            warm.start().join()
 
 
 # -- where it may listen ---------------------------------------------------------------------------------

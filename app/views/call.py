@@ -56,6 +56,7 @@ def _facts(call: WholeCall) -> None:
         for side in ("from", "to")
     )
     with st.container(horizontal=True, vertical_alignment="center", key="call_title"):
+        frame.way_back()
         look.title(f"{caller} → {callee}" if row else "A call that only CDRs tell of")
         call_export.popover(call, zone)
     status = f"{row['final_status']} {row['final_reason'] or ''}" if row.get("final_status") else None

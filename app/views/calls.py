@@ -114,7 +114,7 @@ def _table(calls: pd.DataFrame, sort: str, seen: frame.Frame) -> None:
     )
     chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
     if chosen and chosen[0] < len(shown):
-        st.switch_page("views/call.py", query_params={"call_id": shown[chosen[0]]})
+        frame.open_call(shown[chosen[0]], "calls")
 
 
 def _clicked() -> None:

@@ -118,7 +118,7 @@ def _live() -> None:
     st.caption(f"{newest}Looks for new ones every {_LIVE_S} s. A click opens the call.")
     chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
     if chosen and chosen[0] < len(before):
-        st.switch_page("views/call.py", query_params={"call_id": before[chosen[0]]})
+        frame.open_call(before[chosen[0]], "ghosts")
 
 
 def _figures(found: pd.DataFrame, totals: pd.DataFrame, seen: Frame) -> None:

@@ -191,7 +191,7 @@ def _follow_click() -> None:
     chosen = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]
     shown = st.session_state.get("live_shown", [])
     if chosen and chosen[0] < len(shown) and not look.missing(shown[chosen[0]]):
-        st.switch_page("views/call.py", query_params={"call_id": shown[chosen[0]]})
+        frame.open_call(shown[chosen[0]], "live")
 
 
 def _nothing(search: str, status: dict[str, Any] | None) -> None:

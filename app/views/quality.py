@@ -280,7 +280,7 @@ def _calls(table: pd.DataFrame, key: str, seen: Frame) -> None:
         quality_tables.worst(table, seen.zone), key, ids, quality_tables.WORST_COLUMNS, f"{len(ids)} calls"
     )
     if chosen is not None:
-        st.switch_page("views/call.py", query_params={"call_id": chosen})
+        frame.open_call(chosen, "quality")
 
 
 def _methods(table: pd.DataFrame) -> None:
