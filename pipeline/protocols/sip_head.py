@@ -207,7 +207,7 @@ def start_line(line: str) -> StartLine:
     ruri = ruri.strip()
     bare = ruri.removeprefix("<").removesuffix(">")
     uri = parse_uri(bare)
-    if uri is None or uri.headers or bare != ruri or " " in ruri:  # RFC 3261 19.1.1, 25.1
+    if uri is None or uri.headers or uri.odd or bare != ruri or " " in ruri:  # RFC 3261 19.1.1, 25.1
         defects.append("bad_ruri")
     user, host = (uri.user, uri.host) if uri else (None, None)
     return StartLine(True, first, None, None, ruri, user, host, tuple(defects))
@@ -241,7 +241,8 @@ def _address(value: str) -> Party:
     address = parse_name_addr(value)
     uri = parse_uri(address.uri)
     user, host = (uri.user, uri.host) if uri else (None, None)
-    return Party(user, host, address.display, uri is not None and _ADDRESS_FORM.fullmatch(value) is not None)
+    well_formed = uri is not None and not uri.odd and _ADDRESS_FORM.fullmatch(value) is not None
+    return Party(user, host, address.display, well_formed)
 
 
 @remember

@@ -46,6 +46,9 @@ class SipUri:
     port: int | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     headers: str = ""  # what follows `?`, as written
+    odd: str = (
+        ""  # what stands behind host and port where nothing may: an IPv6 address without brackets, a bad port
+    )
 
     @property
     def transport(self) -> str:
@@ -130,7 +133,8 @@ def parse_uri(text: str) -> SipUri | None:
         return None
     port = _PORT.match(address, host.end())
     number_of_port = int(port[1]) if port else None
-    params, _, headers = address[(port or host).end() :].partition("?")
+    rest, _, headers = address[(port or host).end() :].partition("?")
+    odd, _, params = rest.partition(";")
     return SipUri(
         scheme,
         unescape(user_raw) if user_raw else None,
@@ -139,6 +143,7 @@ def parse_uri(text: str) -> SipUri | None:
         number_of_port if number_of_port is not None and number_of_port <= 65535 else None,
         parse_params(params, decode=True),
         headers,
+        odd.strip(),
     )
 
 
