@@ -188,9 +188,7 @@ def test_where_the_address_ends(name: str, port: int | None) -> None:
 
 
 def test_tshark_sees_the_same(tmp_path: Path) -> None:
-    assert unlike_tshark(tmp_path, payloads()) == {
-        name: fields for name, (fields, _) in TSHARK_DIFFERS.items()
-    }
+    assert unlike_tshark(tmp_path, payloads()) == {}
 
 
 def test_sipmessage_sees_the_same() -> None:
