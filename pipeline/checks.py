@@ -18,7 +18,10 @@ from pipeline.ingest.cdr.trial import try_source
 from pipeline.ingest.tap import Tap
 from pipeline.metrics import try_listen
 from pipeline.settings import Settings
+from pipeline.store.lake import open_reader
+from pipeline.store.migrate import require_known
 from pipeline.store.paths import StorePaths, writer_runs
+from pipeline.store.schema import read_migrations
 
 _LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 
@@ -105,4 +108,9 @@ def _store(path: Path) -> str:
         folder = folder.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(f"{folder} cannot be written")
-    return str(paths.root) if paths.catalog.exists() else f"{paths.root} (will be made)"
+    if not paths.catalog.exists():
+        return f"{paths.root} (will be made)"
+    newest = len(read_migrations())
+    with open_reader(paths.root, of_any_version=True) as reader:
+        version = require_known(reader, paths, newest)
+    return str(paths.root) if version == newest else f"{paths.root} (version {version}, will become {newest})"

@@ -36,6 +36,7 @@ from pipeline.quality.refresh import Refresher
 from pipeline.recall import recall
 from pipeline.settings import Settings
 from pipeline.store.bulk import Load, TakenIds, stored_rows
+from pipeline.store.paths import StorePaths, writer_runs
 from pipeline.store.writer import Writer
 
 ROWS_AT_ONCE: Final = 10_000
@@ -97,6 +98,8 @@ class Importer:
         try:
             self._writer = Writer(settings.store.path, settings.node, settings.store.writer)
         except StoreError as error:
+            if not writer_runs(StorePaths.of(settings.store.path)):
+                raise
             raise StoreError(
                 f"{error}: stop it first, import into another store (--store), or play the file at it with "
                 "`hepduck send`"

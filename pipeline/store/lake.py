@@ -23,6 +23,7 @@ import duckdb
 
 from pipeline.errors import StoreError
 from pipeline.store.duck import connect, load_statements, quoted
+from pipeline.store.migrate import require_newest
 from pipeline.store.paths import QuietStore, StorePaths, writer_runs
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ def open_reader(
     timeout_s: float = 10.0,
     memory_limit: str = "1GB",
     threads: int = 2,
+    of_any_version: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A read-only connection whose current database is the lake at `path`.
 
     It can read the store's Parquet files and nothing else of the file system; settings are locked, but for
     the time zone. Each statement sees the newest committed rows while a tap runs. Raises StoreError when
-    there is no store, or when it cannot be attached within `timeout_s`.
+    there is no store, when it is of another version than this code's (unless `of_any_version`), or when it cannot be
+    attached within `timeout_s`.
     """
     paths = StorePaths.of(path)
     deadline = time.monotonic() + timeout_s
@@ -53,6 +56,8 @@ def open_reader(
         connection = _new_connection(memory_limit, threads)
         try:
             if _attach_copy(connection, paths) or _attach_served(connection, paths):
+                if not of_any_version:
+                    require_newest(connection, paths)
                 _lock_down(connection, paths)
                 return connection
             reason = "the tap is starting or stopping"

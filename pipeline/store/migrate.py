@@ -6,7 +6,7 @@ import duckdb
 
 from pipeline.errors import StoreError
 from pipeline.store.paths import StorePaths, fsync
-from pipeline.store.schema import Migration
+from pipeline.store.schema import Migration, read_migrations
 
 
 def store_version(connection: duckdb.DuckDBPyConnection) -> int:
@@ -24,12 +24,8 @@ def migrate(
     connection: duckdb.DuckDBPyConnection, paths: StorePaths, migrations: list[Migration], node: str
 ) -> int:
     """Apply what is missing and return the version. Raises StoreError for a store newer than this code."""
-    version, newest = store_version(connection), len(migrations)
-    if version > newest:
-        raise StoreError(
-            f"the store at {paths.root} has version {version}, and this hepduck knows only up to {newest}: "
-            "install a newer one"
-        )
+    newest = len(migrations)
+    version = require_known(connection, paths, newest)
     if version == newest:
         return version
     connection.execute("BEGIN")
@@ -49,3 +45,25 @@ def migrate(
         connection.execute("ROLLBACK")
         raise StoreError(f"cannot bring the store at {paths.root} to version {newest}: {error}") from error
     return newest
+
+
+def require_known(connection: duckdb.DuckDBPyConnection, paths: StorePaths, newest: int) -> int:
+    """The version of the attached lake. Raises StoreError for one that is newer than this code."""
+    version = store_version(connection)
+    if version > newest:
+        raise StoreError(
+            f"the store at {paths.root} has version {version}, and this hepduck knows only up to {newest}: "
+            "install a newer one"
+        )
+    return version
+
+
+def require_newest(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> None:
+    """Raises StoreError when the attached lake is of another version than the one that this code reads."""
+    newest = len(read_migrations())
+    version = require_known(connection, paths, newest)
+    if version < newest:
+        raise StoreError(
+            f"the store at {paths.root} has version {version}, and this hepduck reads version {newest}: "
+            f"a start of its tap brings it up to date (`hepduck run --store {paths.root}`)"
+        )
