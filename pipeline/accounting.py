@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import structlog
@@ -78,7 +79,7 @@ def status_of(parts: Parts, state: str) -> Status:
             for (action, outcome, dry_run), count in rules.outcomes.items()
         ],
         rules_dropped=rules.dropped,
-        rows_refused=dict(parts.outbox.refused),
+        rows_refused=dict(parts.outbox.refused + Counter(writer.lost) + Counter(writer.refused)),
         detectors_off=engine.switched_off,
         own_messages=engine.own_messages,
         evicted=dict(engine.state.evicted),
@@ -89,6 +90,9 @@ def status_of(parts: Parts, state: str) -> Status:
         flush_ms=writer.flush_ms,
         store_errors=writer.errors,
         store_error=writer.last_error,
+        store_failing_since_us=us_of(writer.failing_since),
+        spool=asdict(writer.spool) if writer.spool else None,
+        recovered=sum(writer.recovered.get(table, 0) for table in MESSAGE_TABLES),
         latency_us=parts.latency_us,
         cdr_sources=[source.status.as_json() for source in parts.cdr_sources],
         quality=parts.quality.status(),
@@ -108,6 +112,7 @@ def _fates(parts: Parts, listeners: dict[str, Any], writer: WriterStatus) -> dic
             rejected.update(counters["rejected"])
     stored = sum(writer.stored.get(table, 0) for table in MESSAGE_TABLES)
     lost = sum(writer.lost.get(table, 0) for table in MESSAGE_TABLES)
+    refused = sum(writer.refused.get(table, 0) for table in MESSAGE_TABLES)
     turned_away = rejected.total() - decoder.counts.rejected.total()  # before the queue
     return {
         "received": queue.accepted
@@ -122,9 +127,10 @@ def _fates(parts: Parts, listeners: dict[str, Any], writer: WriterStatus) -> dic
             **queue.shed,
             "store_queue_full": parts.outbox.refused_messages,
             "store_gave_up": lost,
+            "store_refused": refused,
         },
         "kernel_dropped": kernel_dropped,
-        "queued": queue.depth + decoder.pending + parts.outbox.handed_over - stored - lost,
+        "queued": queue.depth + decoder.pending + parts.outbox.handed_over - stored - lost - refused,
     }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -52,17 +50,13 @@ class Outbox:
         with self._lock:
             small, self._small = self._small, {}
         for table, rows in small.items():
-            self._writer.append(table, rows).add_done_callback(partial(self._appended, table, len(rows)))
+            if not self._take(table, rows):
+                self.refused[table] += len(rows)
+                log.error("rows not stored, the store's queue is full", table=table, rows=len(rows))
 
-    def _take(self, table: str, rows: pa.Table) -> bool:
+    def _take(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> bool:
         try:
             return self._writer.put(table, rows)
         except StoreError as error:
-            log.error("rows that do not fit the store", table=table, rows=rows.num_rows, error=str(error))
+            log.error("rows that do not fit the store", table=table, rows=len(rows), error=str(error))
             return False
-
-    def _appended(self, table: str, rows: int, done: Future[None]) -> None:
-        error = done.exception()
-        if error is not None:
-            self.refused[table] += rows
-            log.error("rows not stored", table=table, rows=rows, error=str(error))

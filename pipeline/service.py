@@ -44,7 +44,7 @@ from pipeline.quality.work import QualityWork
 from pipeline.recall import recall
 from pipeline.settings import Settings
 from pipeline.states import States
-from pipeline.status import Status, plugin_states, write_status
+from pipeline.status import Status, StatusFile, plugin_states
 from pipeline.store.cdrs import CdrStore
 from pipeline.store.ledger import Ledger
 from pipeline.store.paths import StorePaths
@@ -61,6 +61,7 @@ AGENTS_S = 10.0
 HOLDS_S = 1.0  # a stop waits that long for findings that are still held
 REPORT_DUE = timedelta(minutes=1)  # how often it is looked whether the daily report is due
 STOP_FLUSH_S = 10.0
+SPOOL_S = 10.0  # a start waits that long for what was spooled; the watchdog is fed later
 LEDGER_KEPT_US = 7 * 86_400_000_000
 SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
 
@@ -82,11 +83,12 @@ class Service:
         deliver = self.queue.put_batch if record_to is None else self._deliver_and_record
         self.tap = Tap(settings.tap, deliver)  # binds first: a port in use must not cost a store
         try:
-            self.writer = Writer(self.paths.root, settings.node, settings.store.writer)
+            self.writer = Writer(self.paths.root, settings.node, settings.store.writer, patient=True)
             self.ledger = Ledger(self.paths.ledger)
         except BaseException:
             self.tap.stop()
             raise
+        self._status_file = StatusFile(self.paths.root)
         self.outbox = Outbox(self.writer)
         self.decoder = Decoder(
             settings.node,
@@ -175,9 +177,17 @@ class Service:
         """What was known before the last stop or crash; messages that come meanwhile wait in the queue."""
         how = self.settings.engine
         now = datetime.now(UTC)
-        for finding in recall(
-            self.engine, self.writer, now=now, lookback=how.recall, most=how.recall_messages
-        ):
+        store = self.writer.status()
+        if store.is_behind and store.failing_since is None:  # what the last run left in the spool counts as well
+            with contextlib.suppress(StoreError, TimeoutError):
+                self.writer.flush(SPOOL_S)
+        try:
+            with self.writer.as_it_was() as past:
+                found = recall(self.engine, past, now=now, lookback=how.recall, most=how.recall_messages)
+        except StoreError as error:  # what is new is found all the same
+            log.error("nothing of before the start is remembered", error=str(error))
+            return
+        for finding in found:
             self._raise(finding)
 
     def stop(self) -> None:
@@ -266,10 +276,10 @@ class Service:
     def _write_status(self, state: str) -> None:
         self.latest = self.status(state)
         self._overload.look(self.latest)
-        try:
-            write_status(self.paths.root, self.latest)
-        except OSError as error:  # a full disk must not end the tap: what is queued may still find room
-            log.error("status not written", error=str(error))
+        if state == "running":
+            self._status_file.offer(self.latest)
+        else:
+            self._status_file.close(self.latest)
 
     # -- the end ---------------------------------------------------------------------------------------
 
@@ -302,10 +312,9 @@ class Service:
         self.rules.stop()
         self._states.hand_over_all()
         self._hand_over()
-        with contextlib.suppress(
-            StoreError, TimeoutError
-        ):  # `stop` below tries longer, and says what is lost
-            self.writer.flush(STOP_FLUSH_S)
+        if self.writer.status().failing_since is None:  # else `stop` puts all into the spool
+            with contextlib.suppress(StoreError, TimeoutError):  # `stop` tries longer, and says what is lost
+                self.writer.flush(STOP_FLUSH_S)
         self._hand_over_agents()  # with the minute's last counts
         self.outbox.flush()
         self.writer.stop()

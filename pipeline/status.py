@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from pipeline.engine.actions import Action
 from pipeline.engine.engine import Detector
@@ -24,6 +27,8 @@ _ODD_COUNTERS = {
     "receive_errors": "receive errors",
     "no_descriptors": "times out of file descriptors",
 }
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,9 @@ class Status:
     flush_ms: float | None
     store_errors: int
     store_error: str | None
+    store_failing_since_us: int | None  # nothing could be written since
+    spool: dict[str, Any] | None  # `pipeline.store.spool.SpoolStatus`; what is in it is `queued`
+    recovered: int  # messages that earlier runs left in the spool, stored by this one; in no other number
     latency_us: int
     quality: dict[str, Any]  # `pipeline.quality.work.QualityStatus`
     cdr_sources: list[dict[str, Any]]  # `pipeline.ingest.cdr.source.SourceStatus` of each
@@ -133,6 +141,44 @@ def write_status(folder: Path, status: Status) -> None:
     fresh.replace(folder / STATUS_FILE)
 
 
+class StatusFile:
+    """Writes the newest status in a thread of its own: a stuck disk must not stop the loop that detects."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._newest: Status | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._thread.start()
+
+    def offer(self, status: Status) -> None:
+        """Have this one written soon, unless a newer one comes."""
+        with self._changed:
+            self._newest = status
+            self._changed.notify()
+
+    def close(self, last: Status, timeout_s: float = 5.0) -> None:
+        """Write the last one; on a stuck disk for so long."""
+        with self._changed:
+            self._newest, self._closed = last, True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._newest is None:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                status, self._newest = self._newest, None
+            try:
+                write_status(self._folder, status)
+            except OSError as error:  # a full disk must not end the tap: what is queued may still find room
+                log.error("status not written", error=str(error))
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """The last status written, with `alive`: whether a tap still writes to the store.
 
@@ -197,6 +243,20 @@ def as_text(status: dict[str, Any]) -> str:
     committed = _time(status["last_commit_us"]) if status["last_commit_us"] else "never"
     trouble = f", {status['store_errors']} errors: {status['store_error']}" if status["store_error"] else ""
     lines.append(f"store      last commit {committed}{trouble}")
+    if since := status["store_failing_since_us"]:
+        lines.append(
+            f"store      DOES NOT WRITE since {_time(since)}; what comes waits, in the spool if need be"
+        )
+    spool = status["spool"]
+    if spool and (spool["files"] or spool["broken"] or spool["error"]):
+        share = f"{spool['bytes'] / 1e6:.1f} of {spool['allowed_bytes'] / 1e6:.0f} MB"
+        full = ", FULL" if spool["full"] else ""
+        broken = f", {spool['broken']} broken files set aside" if spool["broken"] else ""
+        failing = f" (FAILING: {spool['error']})" if spool["error"] else ""
+        told = f"{spool['rows']} rows in {spool['files']} files, {share}{full}{broken}{failing}"
+        lines.append(f"spool      {told}, in {spool['folder']}")
+    if status["recovered"]:
+        lines.append(f"recovered  {status['recovered']} messages that an earlier run left in the spool")
     lines.append(f"following  {status['calls']} calls, {status['devices']} devices")
     return "\n".join(lines)
 

@@ -230,7 +230,8 @@ def test_a_catalog_open_elsewhere_is_said_in_words(store: Path) -> None:
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
         other.stdout.readline()
-        with pytest.raises(StoreError, match="is open in another program: close it there first"):
+        holder = rf"is open in another program \(.*, pid {other.pid}\): close it there first"
+        with pytest.raises(StoreError, match=holder):
             Writer(store, "n1", QUIET)
         other.communicate(b"\n", PATIENCE_S)
     Writer(store, "n1", QUIET).stop()
@@ -263,7 +264,7 @@ def test_a_failing_flush_keeps_its_batch_until_it_succeeds(store: Path) -> None:
 
 
 def test_what_cannot_be_written_at_stop_is_counted_as_lost(store: Path) -> None:
-    writer = Writer(store, "n1", STUBBORN)
+    writer = Writer(store, "n1", STUBBORN.model_copy(update={"spool_bytes": 0}))
     blocked = store / "files" / "main" / "sip"
     blocked.parent.mkdir(exist_ok=True)
     blocked.touch()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from pipeline.errors import StoreError
 from pipeline.store.duck import connect, quoted
 from pipeline.store.migrate import migrate
 from pipeline.store.parquet import remove_files, write_files
@@ -35,6 +37,12 @@ class Catalog:
         """Open or create, migrate, clear what a crash left behind, serve readers. Raises StoreError."""
         self._paths = paths
         self._node = node
+        if not paths.catalog.exists() and next(paths.files.rglob("*.parquet"), None) is not None:
+            # A new catalog would know none of them, and all that it does not know is cleared away below.
+            raise StoreError(
+                f"{paths.catalog} is gone, and its files are there: put the catalog back, from a backup if need be, "
+                f"or move {paths.files} away to begin anew"
+            )
         paths.files.mkdir(exist_ok=True)
         self.connection = connect(
             paths.catalog,
@@ -119,6 +127,30 @@ class Catalog:
             "SELECT count(*) FROM ducklake_snapshots('lake') WHERE commit_extra_info = ?", [batch_id]
         ).fetchone()
         return found != (0,)
+
+    def committed(self, batch_ids: Collection[str]) -> set[str]:
+        """Of these batches, and of parts of them (`ID.part`): the ids of those that are in the lake."""
+        if not batch_ids:
+            return set()
+        found = self.connection.execute(
+            "SELECT commit_extra_info FROM ducklake_snapshots('lake')"
+            " WHERE list_contains(?, commit_extra_info) OR list_contains(?, split_part(commit_extra_info, '.', 1))",
+            [list(batch_ids)] * 2,
+        ).fetchall()
+        return {str(batch_id) for (batch_id,) in found}
+
+    def probe(self, size_bytes: int) -> None:
+        """Write so much among the files, and something into the catalog: raises what a commit would of the disk."""
+        file = self._paths.files / "probe"
+        try:
+            with file.open("wb") as probe:
+                probe.write(bytes(size_bytes))
+                probe.flush()
+                os.fsync(probe.fileno())
+        finally:
+            file.unlink(missing_ok=True)
+        name, value = next(iter(_OPTIONS.items()))
+        self.connection.execute(f"CALL lake.set_option({quoted(name)}, {quoted(value)})")
 
     def _roll_back(self) -> None:
         try:

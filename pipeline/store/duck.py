@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,13 @@ import duckdb
 from pipeline.errors import StoreError
 
 EXTENSIONS = ("ducklake", "quack", "httpfs")  # quack needs httpfs on both ends, for its HTTP and its crypto
+
+
+_HOLDER = re.compile(r"lock is held in (.+?) \(PID (\d+)\)")
+
+
+class CatalogHeldError(StoreError):
+    """Another program has the file open; the message says which, where DuckDB tells."""
 
 
 def quoted(text: str | Path) -> str:
@@ -49,7 +57,7 @@ def connect(
             },
         )
     except duckdb.Error as error:
-        raise StoreError(_cannot_open(database, error)) from error
+        raise _cannot_open(database, error) from error
     try:
         for statement in load_statements():
             connection.execute(statement)
@@ -63,7 +71,9 @@ def connect(
     return connection
 
 
-def _cannot_open(database: str | Path, error: duckdb.Error) -> str:
-    if "lock" in str(error).lower():
-        return f"{database} is open in another program: close it there first ({error})"
-    return f"cannot open {database}: {error}"
+def _cannot_open(database: str | Path, error: duckdb.Error) -> StoreError:
+    if "lock" not in str(error).lower():
+        return StoreError(f"cannot open {database}: {error}")
+    holder = _HOLDER.search(str(error))
+    program = f"another program ({holder[1]}, pid {holder[2]})" if holder else f"another program ({error})"
+    return CatalogHeldError(f"{database} is open in {program}: close it there first")

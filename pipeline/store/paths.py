@@ -55,6 +55,17 @@ class StorePaths:
         return self.root / "spill"
 
     @property
+    def refused(self) -> Path:
+        """Rows that the store can never hold, for somebody to look at."""
+        return self.root / "refused"
+
+    def spool(self, elsewhere: Path | None = None) -> Path:
+        """Where batches wait that the store does not take: in it, or in a folder of its own `elsewhere`."""
+        if elsewhere is None:
+            return self.root / "spool"
+        return elsewhere.expanduser().resolve() / "-".join(self.root.parts[1:])
+
+    @property
     def lock(self) -> Path:
         """Held exclusively by the writer as long as it lives; holds its process id."""
         return self.root / "writer.lock"
@@ -133,6 +144,12 @@ def fsync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """What stays with a file or folder that is moved: device and inode. Raises OSError."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def wait_until_closed(files: Collection[Path], patience_s: float) -> None:

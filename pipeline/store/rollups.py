@@ -104,9 +104,11 @@ def _hour(cursor: duckdb.DuckDBPyConnection, hour: datetime, counted_to: datetim
 
 def _store(writer: Writer, table: str, rows: pa.Table) -> None:
     if rows.num_rows:
-        if not writer.put(table, rows):
-            raise StoreError("the store's queue is full, or the writer is stopped")
+        if writer.status().is_behind:  # what waits is not seen here, and would be counted again
+            raise StoreError("the store does not write at the moment, or is behind")
+        done = writer.append(table, rows)
         writer.flush()
+        done.result()
 
 
 def _new(cursor: duckdb.DuckDBPyConnection, table: str, counts: str) -> Span:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -49,6 +50,15 @@ class WriterSettings(BaseModel):
         timedelta(milliseconds=200), description="wait after a failed flush; doubles up to retry_wait_max"
     )
     retry_wait_max: Duration = Field(timedelta(seconds=5), description="longest wait after a failed flush")
+    spool_dir: Path | None = Field(
+        None, description="where batches wait that the store does not take: best on another disk"
+    )
+    spool_bytes: int = Field(
+        1024 * 1024 * 1024, ge=0, description="most bytes that may wait on disk; 0: none are put there"
+    )
+    spool_after: Duration = Field(
+        timedelta(seconds=5), description="a store that does not write for that long is spooled for"
+    )
     memory_limit: str = Field("1GB", description="most memory that DuckDB takes in the tap")
     threads: int = Field(2, ge=1, description="threads of DuckDB in the tap")
     serve_readers: bool = Field(True, description="let other processes read live, on loopback")
