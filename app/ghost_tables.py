@@ -23,6 +23,11 @@ FINDING_COLUMNS: Final[dict[str, Any]] = {
     "phone": _COLUMN("phone", help="Where it registered from", width="medium"),
 }
 
+OTHER_COLUMNS: Final[dict[str, Any]] = {
+    "about": _COLUMN("about", help="The account, the address or the trunk", width="medium"),
+    "facts": _COLUMN("facts", width="large"),
+}
+
 
 def findings(table: pd.DataFrame, zone: ZoneInfo) -> pd.DataFrame:
     """Ghost calls, as given."""
@@ -41,6 +46,23 @@ def findings(table: pd.DataFrame, zone: ZoneInfo) -> pd.DataFrame:
             "User-Agent": [_text(user_agent) for user_agent in table["user_agent"]],
             "trusted": [
                 "yes" if trusted else "no: nothing acts" for trusted in table["trusted"].fillna(False)
+            ],
+        },
+        dtype="str",
+    )
+
+
+def others(table: pd.DataFrame, zone: ZoneInfo, *, hide_facts: bool) -> pd.DataFrame:
+    """Findings of the other detectors; `hide_facts` where numbers must not be seen: they may stand anywhere there."""
+    return pd.DataFrame(
+        {
+            "time": [look.time(ts, zone) for ts in table["ts"]],
+            "finding": [_text(kind).replace("_", " ") for kind in table["kind"]],
+            "severity": [_text(severity) for severity in table["severity"]],
+            "about": [_text(about) for about in table["identifier"]],
+            "facts": [look.MISSING if hide_facts else _text(facts) for facts in table["facts"]],
+            "what was done": [
+                _text(None if look.missing(done) else done.replace("\n", "; ")) for done in table["done"]
             ],
         },
         dtype="str",

@@ -229,6 +229,11 @@ def test_a_call_that_is_not_there(open_app: type[App]) -> None:
 # -- quality ---------------------------------------------------------------------------------------------
 
 
+def test_a_registration_is_shown_as_what_it_is(open_app: type[App]) -> None:
+    app = open_app("call", call_id=REGISTER)
+    assert "REGISTER of bob@sip.test" in app.html() + app.said()
+
+
 def test_quality(open_app: type[App]) -> None:
     """The strip: each leg and direction once, loss as the relay counted it; reports over time; the CDR."""
     app = open_app("call", call_id=TRUTH["callid_a"])

@@ -40,7 +40,7 @@ def test_findings(filled: RunningTap, run_here: Run) -> None:
     assert b["late_ms"] == pytest.approx(1628.4, abs=0.1)  # 3.136288 - 1.507889 s, by tshark
 
     table = read(filled, "findings", run=run_here).splitlines()
-    assert table[0].split() == "ts kind aor target outcome late_ms call_id trusted".split()
+    assert table[0].split() == "ts kind aor target outcome late_ms call_id trusted facts".split()
     assert len(table) == 3
     cells = list(csv.DictReader(io.StringIO(read(filled, "findings", "--csv", run=run_here))))
     assert {cell["call_id"] for cell in cells} == {B_CALL, call_id_of("eve")}

@@ -51,13 +51,9 @@ def _facts(call: WholeCall) -> None:
     """Who, when, how it went."""
     seen, zone = call.seen, frame.get().zone
     row: dict[str, Any] = seen.call or {}
-    caller, callee = (
-        f"{row.get(f'{side}_user') or ''}@{row.get(f'{side}_host') or ''}".strip("@")
-        for side in ("from", "to")
-    )
     with st.container(horizontal=True, vertical_alignment="center", key="call_title"):
         frame.way_back()
-        look.title(f"{caller} → {callee}" if row else "A call that only CDRs tell of")
+        look.title(_title(call))
         call_export.popover(call, zone)
     status = f"{row['final_status']} {row['final_reason'] or ''}" if row.get("final_status") else None
     facts = {
@@ -75,6 +71,20 @@ def _facts(call: WholeCall) -> None:
     look.facts(facts)
     if seen.leg_b_of is not None:
         st.caption(f"Leg B of {look.plain(seen.leg_b_of)}: quality and CDRs are that call's.")
+
+
+def _title(call: WholeCall) -> str:
+    if call.seen.call:
+        caller, callee = (_address(call.seen.call, side) for side in ("from", "to"))
+        return f"{caller} → {callee}"
+    if call.seen.messages:  # a dialogue of another kind, or a call whose INVITE was not seen
+        first = call.seen.messages[0]
+        return f"{first['method']} of {_address(first, 'from')}"
+    return "A call that only CDRs tell of"
+
+
+def _address(row: dict[str, Any], side: str) -> str:
+    return f"{row[f'{side}_user'] or ''}@{row[f'{side}_host'] or ''}".strip("@")
 
 
 def _choices(call: WholeCall) -> tuple[bool, bool, Clock]:

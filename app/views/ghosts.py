@@ -30,6 +30,7 @@ def main() -> None:
     _delays(seen)
     _other_windows(seen)
     _attempts(seen)
+    _others(seen)
 
 
 # -- what may act ------------------------------------------------------------------------------------------
@@ -245,6 +246,34 @@ def _attempts(seen: Frame) -> None:
                 height="content" if len(table) <= 12 else 420,
                 row_height=30,
             )
+
+
+# -- what other detectors found ----------------------------------------------------------------------------
+
+
+def _others(seen: Frame) -> None:
+    """Floods, scans, fraud, silence: nothing acts on them but what a rule says."""
+    st.subheader("Other findings", anchor=False)
+    found: pd.DataFrame = data.ask(api.findings, **seen.range, other_than=api.GHOSTS, limit=_ROWS)
+    if found.empty:
+        st.caption("None in this time. `hepduck detectors` shows what is looked for.")
+        return
+    event: Any = st.dataframe(
+        ghost_tables.others(found, seen.zone, hide_facts=settings().app.mask_numbers),
+        key="ghosts_others",
+        hide_index=True,
+        height="content" if len(found) <= 12 else 420,
+        row_height=30,
+        column_config=ghost_tables.OTHER_COLUMNS,
+        on_select="rerun",
+        selection_mode="single-cell",
+        alt=f"{len(found)} findings of other kinds, the newest first",
+    )
+    newest = f"The newest {_ROWS}. " if len(found) == _ROWS else ""
+    st.caption(f"{newest}A click opens the call, where there is one.")
+    chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
+    if chosen and chosen[0] < len(found) and not look.missing(call_id := found["call_id"].iloc[chosen[0]]):
+        frame.open_call(call_id, "ghosts")
 
 
 main()

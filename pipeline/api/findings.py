@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo
 from pipeline.api.opened import Moment, Store, current, moment
 from pipeline.durations import step_of
 from pipeline.errors import StoreError
+from pipeline.evidence import in_words
 from pipeline.store import finding_queries
 
 if TYPE_CHECKING:
@@ -42,12 +44,13 @@ def findings(
     since: Moment = None,
     until: Moment = None,
     kind: str | None = None,
+    other_than: str | None = None,
     call_id: str | None = None,
     limit: int = 100,
     offset: int = 0,
     store: Store | None = None,
 ) -> pd.DataFrame:
-    """Findings of [since, until), newest first.
+    """Findings of [since, until), newest first: of one `kind`, of every kind `other_than` one, or all.
 
     | column | |
     |---|---|
@@ -57,18 +60,26 @@ def findings(
     | `outcome`, `late_ms` | how the call had ended; from then to the phone's REGISTER |
     | `invite_ts`, `outcome_ts`, `register_ts` | the three times |
     | `trusted` | False: a capture agent did not pass the agent check, so nothing acts |
+    | `identifier`, `facts` | whom or what it is about, where that is no lost call; what the detector knows, in words |
     | `done` | what each action made of it, one a line |
     | `answered` | status codes with which the phone answered the compensating call, in order: "180, 487" |
     """
     asked = current(store)
     question = finding_queries.findings(
-        since=moment(since), until=moment(until), kind=kind, call_id=call_id, limit=limit, offset=offset
+        since=moment(since),
+        until=moment(until),
+        kind=kind,
+        other_than=other_than,
+        call_id=call_id,
+        limit=limit,
+        offset=offset,
     )
     frame = asked.frame(*question)
+    frame["facts"] = [in_words(json.loads(each) if each else None) for each in frame.pop("evidence")]
     attempts = [list(each) if each is not None else [] for each in frame.pop("attempts")]
     frame["done"] = ["\n".join(map(attempt_words, each)) or None for each in attempts]
     frame["answered"] = [_answers(each) for each in attempts]
-    return frame.astype({"done": "str", "answered": "str"})
+    return frame.astype({"done": "str", "answered": "str", "facts": "str"})
 
 
 def finding_totals(

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli import options as opt
 
-_FINDING_COLUMNS = ["ts", "kind", "aor", "target", "outcome", "late_ms", "call_id", "trusted"]
+_FINDING_COLUMNS = ["ts", "kind", "aor", "target", "outcome", "late_ms", "call_id", "trusted", "facts"]
 _TAIL_COLUMNS = [
     *("ts", "src_ip", "src_port", "dst_ip", "dst_port", "transport", "method", "status", "reason"),
     *("from_user", "to_user", "call_id"),
@@ -77,12 +77,16 @@ def findings(
     Examples: `hepduck findings --since 1h`; `hepduck findings bob@ --json | jq .evidence.late_ms`
     """
     from pipeline.cli.output import print_rows
+    from pipeline.evidence import in_words
     from pipeline.store import queries
+    from pipeline.store.finding_queries import LATE
     from pipeline.store.lake import Reader
 
     span = opt.span(since, until, zone)
     with Reader(opt.store_path(store)) as reader:
         rows = queries.findings(reader, since=span.since, until=span.until, kind=kind, text=text, limit=limit)
+    for row in rows:  # a ghost call's are in the columns
+        row["facts"] = "" if row["kind"] == LATE else in_words(row["evidence"])
     columns = None if as_json else _FINDING_COLUMNS
     print_rows(rows, columns, as_json=as_json, as_csv=as_csv, zone=span.zone)
 

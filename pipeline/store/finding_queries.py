@@ -40,6 +40,7 @@ def findings(
     since: datetime | None = None,
     until: datetime | None = None,
     kind: str | None = None,
+    other_than: str | None = None,
     call_id: str | None = None,
     limit: int = 100,
     offset: int = 0,
@@ -49,7 +50,8 @@ def findings(
         WITH page AS (
             SELECT * FROM finding
             WHERE ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)
-                AND ($kind IS NULL OR kind = $kind) AND ($call_id IS NULL OR call_id = $call_id)
+                AND ($kind IS NULL OR kind = $kind) AND ($other_than IS NULL OR kind <> $other_than)
+                AND ($call_id IS NULL OR call_id = $call_id)
             ORDER BY ts DESC, finding_id LIMIT $limit OFFSET $offset
         ), {_DONE}
         SELECT p.ts, p.kind, p.call_id, p.aor, p.evidence->>'caller_user' AS caller,
@@ -58,10 +60,10 @@ def findings(
             make_timestamptz((p.evidence->>'invite_us')::BIGINT) AS invite_ts,
             make_timestamptz((p.evidence->>'outcome_us')::BIGINT) AS outcome_ts,
             make_timestamptz((p.evidence->>'register_us')::BIGINT) AS register_ts,
-            p.trusted, p.severity, p.node, p.finding_id, d.attempts
+            p.trusted, p.severity, p.node, p.finding_id, p.identifier, p.evidence, d.attempts
         FROM page p LEFT JOIN done d USING (finding_id)
         ORDER BY p.ts DESC, p.finding_id"""
-    asked = {"since": since, "until": until, "kind": kind, "call_id": call_id}
+    asked = {"since": since, "until": until, "kind": kind, "other_than": other_than, "call_id": call_id}
     return Question(sql, {**asked, "limit": limit, "offset": offset})
 
 
