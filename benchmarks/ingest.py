@@ -24,7 +24,7 @@ import psutil
 from benchmarks import machine
 from benchmarks.tap import TapProcess, begin, result, sender
 
-_READER = """
+READER = """
 import sys, time
 from pipeline.store.lake import Reader
 with Reader(sys.argv[1]) as reader:
@@ -64,7 +64,7 @@ def measure(rate: float, seconds: float) -> str:
     try:
         process = psutil.Process(tap.process.pid)
         reader = subprocess.Popen(
-            [sys.executable, "-c", _READER, str(tap.store), str(seconds + 1)],
+            [sys.executable, "-c", READER, str(tap.store), str(seconds + 1)],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -18,15 +18,15 @@ _PATIENCE_S = 60.0
 
 
 class TapProcess:
-    """`hepduck run` on a free UDP port, with its own store."""
+    """`hepduck run` on a free port, with its own store."""
 
-    def __init__(self, store: Path, *options: str) -> None:
+    def __init__(self, store: Path, *options: str, via: str = "udp") -> None:
         store.mkdir(parents=True, exist_ok=True)
         self.store = store
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "pipeline", "run", "--no-config", "--store", str(store)),
-                *("-L", "udp:127.0.0.1:0", "-l", "error", *options),
+                *("-L", f"{via}:127.0.0.1:0", "-l", "error", *options),
             ],
             stdout=subprocess.DEVNULL,
             stderr=(store / "tap.log").open("wb"),

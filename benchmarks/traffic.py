@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.ingest.recordings import read_recording
@@ -38,6 +39,13 @@ def distinct(passes: int) -> list[bytearray]:
     ]
 
 
+def stamp(datagrams: Iterable[bytearray]) -> None:
+    """Write the time of now into packets that are laid out as Kamailio does."""
+    second, us = divmod(time.time_ns() // 1000, 1_000_000)
+    for datagram in datagrams:
+        _STAMP.pack_into(datagram, _STAMP_AT, second, _CHUNK_10, us)
+
+
 def send(
     address: tuple[str, int], rate: float, seconds: float, datagrams: list[bytearray]
 ) -> tuple[int, float]:
@@ -49,10 +57,9 @@ def send(
         sent = 0
         while (elapsed_s := time.monotonic() - began_s) < seconds:
             due = int(elapsed_s * rate)
-            second, us = divmod(time.time_ns() // 1000, 1_000_000)
-            for index in range(sent, due):
-                datagram = datagrams[index % len(datagrams)]
-                _STAMP.pack_into(datagram, _STAMP_AT, second, _CHUNK_10, us)
+            batch = [datagrams[index % len(datagrams)] for index in range(sent, due)]
+            stamp(batch)
+            for datagram in batch:
                 sock.send(datagram)
             sent = max(sent, due)
             time.sleep(_BURST_S)
