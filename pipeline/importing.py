@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.assemble import detectors_of
 from pipeline.decode import WEIRD_HEAD_BYTES, Decoder
@@ -37,12 +39,14 @@ from pipeline.recall import recall
 from pipeline.settings import Settings
 from pipeline.store.bulk import Load, TakenIds, stored_rows
 from pipeline.store.paths import StorePaths, writer_runs
+from pipeline.store.schema import layout
 from pipeline.store.writer import Writer
 
 ROWS_AT_ONCE: Final = 10_000
 _PROGRESS_EVERY: Final = 500  # messages
 _MERGE_BELOW_BYTES: Final = 16 << 20
 _STEP_BACK_US: Final = 60_000_000
+_UTC_US: Final = pa.timestamp("us", "UTC")
 _FINDINGS_KNOWN: Final = timedelta(days=1)  # before the file begins
 
 Progress = Callable[[int, int], object]
@@ -69,6 +73,9 @@ class Imported:
     damage: str | None = None  # what is wrong with the file; what could be read of it is stored
     cut_short: bool = False  # and no more than that
     steps_back: bool = False  # its messages are not in order of time
+    too_old: Counter[str] = field(
+        default_factory=Counter
+    )  # rows by table that `[store.retention]` would drop at once
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -83,6 +90,7 @@ class Imported:
             "stored": dict(self.stored),
             "weird_messages": dict(self.weird_messages),
             "findings": dict(self.findings),
+            "older_than_retention": dict(self.too_old),
             "damage": self.damage,
         }
 
@@ -175,6 +183,8 @@ class _Run:
         self._decoder = Decoder(
             heard.node, self._engine.interest, is_taken=TakenIds(heard.writer), redactor=redactor
         )
+        now = datetime.now(UTC)
+        self._kept_since = {table: now - age for table, age in settings.store.retention.by_table().items()}
         self._known: set[str] = set()  # findings that are stored
         self._weird: list[dict[str, Any]] = []
         self._findings: list[dict[str, Any]] = []
@@ -241,7 +251,7 @@ class _Run:
 
     def _hand_over(self) -> None:
         for table, rows in self._decoder.take().items():
-            self._load.add(table, rows)
+            self._add(table, rows)
             if table != "weird":
                 self._done.stored[table] += rows.num_rows
         state, written_us = self._engine.state, now_us()
@@ -251,9 +261,22 @@ class _Run:
         state.registered.clear()
         small = {"call": calls, "registration": registered, "finding": self._findings, "weird": self._weird}
         for table, some in small.items():
-            self._load.add(table, some)
+            self._add(table, some)
         self._findings.clear()
         self._weird.clear()
+
+    def _add(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
+        self._load.add(table, rows)
+        kept_since, column = self._kept_since.get(table), layout(table).age_column
+        if kept_since is None:
+            return
+        if isinstance(rows, list):
+            old = sum(row[column] < kept_since for row in rows if row.get(column) is not None)
+        else:
+            came = rows.column(column).cast(_UTC_US)
+            old = pc.sum(pc.less(came, pa.scalar(kept_since, _UTC_US))).as_py() or 0
+        if old:
+            self._done.too_old[table] += old
 
 
 def _file_row(done: Imported, content: Content, path: Path) -> dict[str, Any]:

@@ -51,12 +51,22 @@ SUMS = re.compile(
 )
 
 
+# Captures are of a day that is longer ago each day; one test below is about that.
+FOR_EVER = [
+    word
+    for table in ("sip", "rtcp", "log", "weird", "registration", "finding")
+    for word in ("--set", f"store.retention.{table}=0s")
+]
+
+
 @pytest.fixture(name="imported")
 def importer(run_here: Run, tmp_path: Path) -> Any:
     """Imports files into the store of the test; what it says on stderr."""
 
     def run(*files: object, code: int = 0) -> str:
-        done = run_here("import", *files, "--no-config", "--store", tmp_path / "store", cwd=tmp_path)
+        done = run_here(
+            "import", *files, "--no-config", "--store", tmp_path / "store", *FOR_EVER, cwd=tmp_path
+        )
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         return done.stderr
 
@@ -179,6 +189,25 @@ def test_a_recording_comes_in_as_the_tap_hears_it(imported: Any, filled: Running
             {"call_id": owed.call_id, "aor": owed.aor, "target": owed.target, "outcome": owed.outcome}
         ]
         assert ask("FROM action_attempt") == []
+
+
+def test_what_the_next_prune_would_drop_is_said(run_here: Run, tmp_path: Path) -> None:
+    """And it does drop it: the rows that were named, and no others."""
+    (tmp_path / "hepduck.toml").write_text(
+        '[store.retention]\nsip = "1h"\nregistration = "0s"\nfinding = "0s"\n'
+    )
+    done = run_here("import", B, "--store", "store", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == (
+        f'hepduck: {B}: 14 rows of sip are older than store.retention.sip = "1h": the next prune drops them; '
+        '"0s" there keeps them for ever'
+    )
+    pruned = run_here("store", "prune", "--store", "store", "--json", cwd=tmp_path).stdout
+    dropped = [(row["table"], row["rows"]) for row in map(json.loads, pruned.splitlines())]
+    assert dropped == [("sip", 14)]
+    as_json = run_here("import", B, "--store", "two", "--json", cwd=tmp_path)
+    assert json.loads(as_json.stdout)["older_than_retention"] == {"sip": 14}
+    assert as_json.stderr.startswith("hepduck: ")
 
 
 def test_a_call_that_one_file_begins_and_another_ends(imported: Any, run_here: Run, tmp_path: Path) -> None:

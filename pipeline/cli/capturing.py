@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from pipeline.importing import Imported
+    from pipeline.store.settings import RetentionSettings
 
 _PROGRESS_AFTER_S = 2.0
 
@@ -41,7 +42,8 @@ def import_(
     """Store the messages of captures, at their own time, with what the detectors find in them; acts never.
 
     A file is stored whole, and only once; what two files show is stored twice. The store must not be in use by
-    `hepduck run`.
+    `hepduck run`. What is older than [store.retention] keeps is stored, too, but the next prune drops it: a warning
+    says so.
 
     Examples: `hepduck import monday.pcap`; `hepduck import /var/spool/trace*.pcapng.gz --store ./investigation`
     """
@@ -80,6 +82,8 @@ def import_(
                     print_rows([done.as_json()], None, as_json=True)
                 else:
                     typer.echo(_in_words(done), err=True)
+                if done.too_old:
+                    typer.echo(f"hepduck: {_too_old(done, settings.store.retention)}", err=True)
                 if done.damage is not None:
                     typer.echo(f"hepduck: {done.damage}", err=True)
                     failed = failed or not done.cut_short
@@ -192,6 +196,15 @@ def _in_words(done: Imported) -> str:
     if done.steps_back:
         lines.append("  its packets are not in order of time: reordercap puts them in order")
     return "\n".join(lines)
+
+
+def _too_old(done: Imported, retention: RetentionSettings) -> str:
+    kept = retention.model_dump(mode="json")
+    told = [
+        f'{count} rows of {table} are older than store.retention.{table} = "{kept[table]}"'
+        for table, count in done.too_old.items()
+    ]
+    return f'{done.path}: {", ".join(told)}: the next prune drops them; "0s" there keeps them for ever'
 
 
 def _share(counts: Counter[str], what: str) -> list[str]:
