@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +21,7 @@ from pipeline.store.lake import open_reader
 from pipeline.store.migrate import require_known
 from pipeline.store.paths import StorePaths, writer_runs
 from pipeline.store.schema import read_migrations
+from pipeline.store.spool import is_writable
 
 _LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 
@@ -42,6 +42,7 @@ def run_checks(settings: Settings) -> list[Check]:
         _try("listen", lambda: _listen(settings)),
         _try("metrics", lambda: try_listen(settings.metrics)),
         _try("store", lambda: _store(settings.store.path)),
+        _try("spool", lambda: _spool(settings)),
         *(_try(f"cdr {source.name}", partial(try_source, source)) for source in settings.cdr),
     ]
 
@@ -99,15 +100,22 @@ def _listen(settings: Settings) -> str:
     return "; ".join([" ".join(str(address) for address in tap.addresses), *warnings])
 
 
+def _spool(settings: Settings) -> str:
+    how, paths = settings.store.writer, StorePaths.of(settings.store.path)
+    if not how.spool_bytes:
+        return "none (store.writer.spool_bytes = 0): what the store does not take is lost once memory is full"
+    folder = paths.spool(how.spool_dir)
+    if not is_writable(folder):
+        raise StoreError(f"{folder} cannot be written (store.writer.spool_dir)")
+    return f"{folder}, up to {how.spool_bytes / 1e6:.0f} MB"
+
+
 def _store(path: Path) -> str:
     paths = StorePaths.of(path)
     if writer_runs(paths):
         raise StoreError(f"another hepduck is writing to {paths.root}")
-    folder = paths.root
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StoreError(f"{folder} cannot be written")
+    if not is_writable(paths.root):
+        raise StoreError(f"{paths.root} cannot be written")
     if not paths.catalog.exists():
         return f"{paths.root} (will be made)"
     newest = len(read_migrations())

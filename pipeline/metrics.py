@@ -59,6 +59,18 @@ class _Collector:
         yield GaugeMetricFamily(
             "hepduck_store_flush_seconds", "Duration of the last flush", value=(status.flush_ms or 0) / 1000
         )
+        since_us = status.store_failing_since_us
+        yield GaugeMetricFamily(
+            "hepduck_store_failing_seconds",
+            "For how long nothing could be written to the store",
+            value=(status.updated_us - since_us) / 1e6 if since_us else 0,
+        )
+        spool = status.spool or {"rows": 0, "bytes": 0, "allowed_bytes": 0}
+        yield GaugeMetricFamily("hepduck_spool_rows", "Rows that wait on disk", value=spool["rows"])
+        yield GaugeMetricFamily("hepduck_spool_bytes", "Bytes that wait on disk", value=spool["bytes"])
+        yield GaugeMetricFamily(
+            "hepduck_spool_limit_bytes", "Most bytes that may wait on disk", value=spool["allowed_bytes"]
+        )
 
 
 def serve(settings: MetricsSettings, service: Service) -> Callable[[], None]:

@@ -178,7 +178,7 @@ class Service:
         how = self.settings.engine
         now = datetime.now(UTC)
         store = self.writer.status()
-        if store.is_behind and store.failing_since is None:  # what the last run left in the spool counts as well
+        if store.is_behind and store.failing_since is None:  # what the last run left in the spool counts, too
             with contextlib.suppress(StoreError, TimeoutError):
                 self.writer.flush(SPOOL_S)
         try:

@@ -38,6 +38,10 @@ NAMES = {
     "hepduck_queue_depth": set(),
     "hepduck_ingest_lag_seconds": set(),
     "hepduck_store_flush_seconds": set(),
+    "hepduck_store_failing_seconds": set(),
+    "hepduck_spool_rows": set(),
+    "hepduck_spool_bytes": set(),
+    "hepduck_spool_limit_bytes": set(),
 }
 JOBS = {"quality", "legs", "merge", "counts by minute", "quality by hour", "prune", "store check"}
 

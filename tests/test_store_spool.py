@@ -19,17 +19,20 @@ import pytest
 from store_rows import PATIENCE_S, sip_rows
 from tap import RunningTap, call_id_of, ghost_call
 
+from pipeline.checks import run_checks
 from pipeline.errors import StoreError
 from pipeline.ingest.recordings import read_recording
 from pipeline.ingest.restamp import restamp
+from pipeline.settings import Settings
 from pipeline.status import as_text, read_status
 from pipeline.store import parquet
 from pipeline.store.catalog import Catalog
-from pipeline.store.lake import open_reader
+from pipeline.store.lake import Reader, open_reader
+from pipeline.store.overview import overview
 from pipeline.store.parquet import conform
 from pipeline.store.paths import StorePaths
 from pipeline.store.schema import read_migrations
-from pipeline.store.settings import WriterSettings
+from pipeline.store.settings import RetentionSettings, WriterSettings
 from pipeline.store.spool import BrokenFileError, Spool, read_batch
 from pipeline.store.writer import Writer, WriterStatus
 
@@ -505,6 +508,30 @@ def test_a_start_without_the_catalog_clears_no_files_away(store: Path) -> None:
         Writer(store, "n1", HASTY)
     (store / "away").rename(store / "catalog.duckdb")
     assert stored(store) == (ROWS, ROWS)
+
+
+# -- what is said beforehand and afterwards ----------------------------------------------------------------------
+
+
+def test_check_and_info_tell_of_the_spool(store: Path, tmp_path: Path) -> None:
+    with Writer(store, "n1", HASTY) as writer:
+        folder = blocked(store)
+        Feeder(writer).put(1)
+        writer.stop(timeout_s=0.1)
+    unblock(folder)
+    with Reader(store) as reader:
+        _, whole = overview(reader, store, RetentionSettings())
+    (file,) = spool_files(store)
+    assert (whole["spool_files"], whole["spool_bytes"], whole["refused_files"]) == (1, file.stat().st_size, 0)
+    (tmp_path / "file").touch()
+    for where, fine in ((tmp_path, True), (tmp_path / "file" / "below", False)):
+        how = {"path": store, "writer": {"spool_dir": where}}
+        settings = Settings(store=how, tap={"listen": ["udp:127.0.0.1:0"]})
+        (told,) = (check for check in run_checks(settings) if check.what == "spool")
+        assert told.ok is fine and str(where) in told.detail
+        if not fine:
+            with pytest.raises(StoreError, match=r"store\.writer\.spool_dir"):
+                Writer(store, "n1", settings.store.writer)
 
 
 # -- the whole tap -----------------------------------------------------------------------------------------------

@@ -162,6 +162,12 @@ def _pace(status: dict[str, Any]) -> None:
     with st.grid(len(told), min_column_width=140, key="health_pace"):
         for label, (value, meaning) in told.items():
             st.metric(label, value, help=meaning, border=True)
+    spool = status.get("spool") or {}
+    if spool.get("files"):
+        room = f"{spool['bytes'] / 1e6:,.1f} of {spool['allowed_bytes'] / 1e6:,.0f} MB"
+        full = " There is no room for more." if spool["full"] else ""
+        where = look.plain(spool["folder"])
+        st.warning(f"{spool['rows']:,} rows ({room}) wait in {where} until the store takes them.{full}")
     if status["store_error"]:
         st.error(
             f"The store cannot be written ({status['store_errors']} times): {look.plain(status['store_error'])}"

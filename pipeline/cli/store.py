@@ -67,7 +67,8 @@ def info(store: opt.Store = None, as_json: opt.Json = False, as_csv: opt.Csv = F
 
     settings, _ = opt.settings_of(None, False, store, None)
     with Reader(settings.store.path) as reader:
-        tables, whole = overview(reader, settings.store.path, settings.store.retention)
+        how = settings.store
+        tables, whole = overview(reader, how.path, how.retention, how.writer.spool_dir)
     print_rows(tables, None, as_json=as_json, as_csv=as_csv)
     if as_json:
         print_rows([whole], None, as_json=True)
