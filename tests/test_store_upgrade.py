@@ -145,7 +145,7 @@ def test_reading_a_store_that_is_older_than_the_program(tmp_path: Path, run_here
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"hepduck: the store at {path} has version {NEWEST - 1}, and this hepduck reads version {NEWEST}: "
-        f"a start of its tap brings it up to date (`hepduck run --store {path}`)\n"
+        f"a start of its tap, or `hepduck store compact --store {path}`, brings it up to date\n"
     )
     done = run_here("check", *LISTEN, "--store", path, cwd=tmp_path)
     assert f"ok    store: {path} (version {NEWEST - 1}, will become {NEWEST})\n" in done.stdout

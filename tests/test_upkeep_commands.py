@@ -133,6 +133,29 @@ def test_without_a_tap_the_command_does_it_itself(run: Any, tmp_path: Path) -> N
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_what_forgetting_does_not_reach_is_named(run: Any, run_here: Run, tmp_path: Path) -> None:
+    still = tmp_path / "still"
+    run("backup", still)
+    waiting = still / "refused" / "sip" / "1.parquet"
+    waiting.parent.mkdir(parents=True)
+    waiting.write_bytes(b"")
+    (tmp_path / "hepduck.toml").write_text(
+        f'[store]\npath = "{still}"\n[quality]\nreport_dir = "/srv/reports"\n'
+        '[[cdr]]\nname = "billing"\nsource = "Master.csv"\npreset = "cdr_csv"\nzone = "UTC"\n'
+    )
+    done = run_here("store", "forget", "bob@sip.test", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "not touched: backups (they are stores: forget in each with --store)",
+        "not touched: recordings, exports and captures that were imported (delete the files)",
+        "not touched: logs",
+        f"not touched: rows that could not be stored: 1 files in {still}/refused",
+        "not touched: daily reports in /srv/reports",
+        "not touched: the sources of CDRs (billing): erase there first, or rows may be read again",
+    ]
+    assert waiting.exists()
+
+
 def test_people_get_tables(tap: RunningTap, run_here: Run) -> None:
     done = run_here("store", "check", "--store", tap.store, cwd=tap.folder)
     assert (done.returncode, done.stderr) == (0, "")

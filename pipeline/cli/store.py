@@ -153,14 +153,21 @@ def forget(
     in, from all tables, files, older snapshots and the action ledger.
 
     Numbers are meant with and without + or 00 before them, in any domain. CDRs know no domains: there the user alone
-    counts. Copies elsewhere (backups, reports, recordings) are not touched.
+    counts. What is elsewhere (backups, recordings, reports, the sources of CDRs) is not touched, but named on stderr.
 
     Examples: `hepduck store forget sip:bob@sip.test --dry-run`; `hepduck store forget +4930123456`
     """
     from pipeline.cli.output import print_rows
+    from pipeline.store.forget import out_of_reach
+    from pipeline.store.paths import StorePaths
     from pipeline.store.person import Person
 
+    settings, _ = opt.settings_of(None, False, store, None)
     Person.of(whom)  # before a store is opened, or a tap asked
     done = _order(store, "forget", whom=whom, dry_run=dry_run)
     rows = [{"table": table, "rows": count} for table, count in done["rows"].items()]
     print_rows(rows, ["table", "rows"], as_json=as_json)
+    paths, sources = StorePaths.of(settings.store.path), [source.name for source in settings.cdr]
+    spool = paths.spool(settings.store.writer.spool_dir)
+    for place in out_of_reach(paths, spool, settings.quality.report_dir, sources):
+        typer.echo(f"not touched: {place}", err=True)

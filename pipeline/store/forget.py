@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import duckdb
@@ -101,6 +102,30 @@ class Forgotten:
 
     name: str
     rows: dict[str, int] = field(default_factory=dict)
+
+
+def out_of_reach(
+    paths: StorePaths, spool: Path, report_dir: Path | None, cdr_sources: Sequence[str]
+) -> list[str]:
+    """Where the person may still be after `forget`, in words: what the store does not know of, or did not make."""
+    told = [
+        "backups (they are stores: forget in each with --store)",
+        "recordings, exports and captures that were imported (delete the files)",
+        "logs",
+    ]
+    for folder, what in (
+        (paths.refused, "rows that could not be stored"),
+        (spool, "what waits to be stored"),
+    ):
+        files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
+        if files:
+            told.append(f"{what}: {len(files)} files in {folder}")
+    if report_dir is not None:
+        told.append(f"daily reports in {report_dir}")
+    if cdr_sources:
+        named = ", ".join(cdr_sources)
+        told.append(f"the sources of CDRs ({named}): erase there first, or rows may be read again")
+    return told
 
 
 def forget(writer: Writer, text: str, *, dry_run: bool = False) -> Forgotten:

@@ -65,5 +65,5 @@ def require_newest(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> 
     if version < newest:
         raise StoreError(
             f"the store at {paths.root} has version {version}, and this hepduck reads version {newest}: "
-            f"a start of its tap brings it up to date (`hepduck run --store {paths.root}`)"
+            f"a start of its tap, or `hepduck store compact --store {paths.root}`, brings it up to date"
         )
