@@ -28,7 +28,7 @@ from pipeline.protocols import hep
 from pipeline.protocols.hep import Chunk
 from pipeline.protocols.hep.packet import COMPRESSED_PAYLOAD
 
-MOST_GROWTH_BYTES = 384 << 20  # a full queue of ordinary packets would take more
+MOST_GROWTH_BYTES = 1 << 30  # the queue may hold half of it; what comes inflates to hundreds of times that
 MOST_CONNECTIONS = 3000  # at a time; fewer where the system allows fewer
 DATAGRAM_BYTES = 65_000
 BETWEEN_S = 0.002  # this is about what is sent, not about how fast
