@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests need (or those named as arguments), when they are missing.
 # Kamailio, MariaDB and PostgreSQL would each start a server of their own; RUNLEVEL=1 keeps them from that.
 set -eu
-packages=${*:-"kamailio kamailio-extra-modules kamailio-tls-modules kamailio-utils-modules kamailio-json-modules sip-tester tshark openssl mariadb-server postgresql chromium prometheus systemd libseccomp2"}
+packages=${*:-"kamailio kamailio-extra-modules kamailio-tls-modules kamailio-utils-modules kamailio-json-modules sip-tester tshark openssl mariadb-server postgresql chromium prometheus systemd libseccomp2 logrotate"}
 
 missing=""
 for package in $packages; do

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,32 @@ def test_a_tap_confined_as_its_unit(tmp_path: Path) -> None:
         with urllib.request.urlopen(f"http://{listen}/metrics", timeout=10) as answer:
             assert b"hepduck_stored_total 28.0" in answer.read()
         assert tap.stop() == 0
+
+
+# -- logrotate -------------------------------------------------------------------------------------------
+
+
+def test_a_log_is_rotated_under_the_tap_that_writes_it(tmp_path: Path) -> None:
+    """Nothing is lost, and what comes afterwards is at the head of the file."""
+    shipped = DEPLOY / "logrotate" / "hepduck"
+    said = run(programs.find("logrotate"), "-d", "-s", tmp_path / "none", shipped)
+    assert "error" not in said and "14 rotations" in said
+    tap = RunningTap(tmp_path, "--set", "log.format=json", configuration=tmp_path / "hepduck.toml")
+    (tmp_path / "hepduck.toml").write_text("")
+    rules = tmp_path / "logrotate"
+    rules.write_text(shipped.read_text().replace("/var/log/hepduck", str(tmp_path)))
+    rules.chmod(0o644)
+    with tap:
+        written = tap.log_file.read_text()
+        assert '"event": "listening"' in written
+        run(programs.find("logrotate"), "-f", "-s", tmp_path / "state", rules)
+        assert (tmp_path / "tap.log.1").read_text() == written
+        assert tap.process
+        tap.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "\n" in tap.log(), "a line about the reload")
+        assert tap.stop() == 0
+    events = [json.loads(line)["event"] for line in tap.log().splitlines()]
+    assert "listening" not in events and events[-1] == "stopped"
 
 
 # -- Docker ----------------------------------------------------------------------------------------------
