@@ -40,9 +40,9 @@ def distinct(passes: int) -> list[bytearray]:
 
 
 def stamp(datagrams: Iterable[bytearray]) -> None:
-    """Write the time of now into packets that are laid out as Kamailio does."""
-    second, us = divmod(time.time_ns() // 1000, 1_000_000)
-    for datagram in datagrams:
+    """Write the time of now into packets that are laid out as Kamailio does, each a microsecond after the other."""
+    for now_us, datagram in enumerate(datagrams, time.time_ns() // 1000):
+        second, us = divmod(now_us, 1_000_000)
         _STAMP.pack_into(datagram, _STAMP_AT, second, _CHUNK_10, us)
 
 
