@@ -173,7 +173,7 @@ def drops(look: Look) -> Diagnosis:
             lines(SHELL, f"sysctl -w net.core.rmem_max={size}"),
             lines(KAMAILIO, '#!define HEPDUCK_SKIP "OPTIONS|NOTIFY"    # keepalives need not be mirrored'),
         ]
-    if total["queue_full"] or total["store_queue_full"] or total["store_gave_up"]:
+    if total.total() > total["kernel"]:
         size = 2 * look.settings.engine.queue_datagrams
         mends.append(
             lines(HEPDUCK, "[engine]", f"queue_datagrams = {size}    # for bursts; else a faster disk")
