@@ -58,6 +58,7 @@ def test_keys_that_do_not_fit(own_scene):
     assert said.wrong == {"key"}, said
     for words in ("version 3 with no key", "version 3 with a wrong key", "version 2 with no key"):
         assert f"4 packets of 127.0.0.1 in HEP {words}" in said["key"].told
+    assert "since the tap started" in said["key"].told
     assert 'modparam("siptrace", "auth_key", "...")' in said.mend("key")
     assert 'modparam("siptrace", "hep_version", 3)' in said.mend("key")
 
@@ -70,6 +71,7 @@ def test_raw_sip_on_a_stream(own_scene):
     assert scene.tap.stop() == 0
     said = scene.said_of_stopped()
     assert (said.wrong, said.advice) == ({"raw_sip"}, {"tap", "trust"}), said
+    assert "since the tap started" in said["raw_sip"].told
     assert "bytes on tcp:127.0.0.1" in said["raw_sip"].told
     assert 'modparam("siptrace", "trace_mode", 1)' in said.mend("raw_sip")
     assert "auth_key" in said.mend("trust", "hepduck.toml")

@@ -125,7 +125,7 @@ def key(look: Look) -> Diagnosis:
         'modparam("siptrace", "auth_key", "...")   # as tap.auth_key; #!define HEPDUCK_AUTH_KEY "..."'
     )
     return wrong(
-        f"rejected: {'; '.join(told)}",
+        f"rejected since the tap started: {'; '.join(told)}",
         lines(KAMAILIO, *dict.fromkeys(mend)),
         rejected=sum(who["count"] for who in refused),
         agents=[who["agent_addr"] for who in refused],
