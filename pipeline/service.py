@@ -61,6 +61,7 @@ AGENTS_S = 10.0
 HOLDS_S = 1.0  # a stop waits that long for findings that are still held
 REPORT_DUE = timedelta(minutes=1)  # how often it is looked whether the daily report is due
 STOP_FLUSH_S = 10.0
+STOP_ORDERS_S = 2.0  # longer only on a stuck disk
 SPOOL_S = 10.0  # a start waits that long for what was spooled; the watchdog is fed later
 LEDGER_KEPT_US = 7 * 86_400_000_000
 SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
@@ -302,7 +303,7 @@ class Service:
             source.stop()
         self._cdr_store.close()
         self.quality.stop()
-        self.store.stop()
+        _within(STOP_ORDERS_S, self.store.stop)
         self.jobs.stop()
         if drain:
             self._await_holds()
@@ -330,3 +331,10 @@ class Service:
             self.step()
         if self.engine.holding:
             log.warning("findings still held were given up", held=self.engine.holding)
+
+
+def _within(patience_s: float, work: Callable[[], object]) -> None:
+    """Do `work`, and leave it alone when it takes longer."""
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(patience_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ _ODD_COUNTERS = {
     "receive_errors": "receive errors",
     "no_descriptors": "times out of file descriptors",
 }
+
+_OLD_S = 10.0  # it is written once a second
 
 log = structlog.get_logger(__name__)
 
@@ -166,6 +169,7 @@ class StatusFile:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        failing = ""
         while True:
             with self._changed:
                 while self._newest is None:
@@ -175,8 +179,11 @@ class StatusFile:
                 status, self._newest = self._newest, None
             try:
                 write_status(self._folder, status)
+                failing = ""
             except OSError as error:  # a full disk must not end the tap: what is queued may still find room
-                log.error("status not written", error=str(error))
+                if failing != str(error):
+                    log.error("status not written", error=str(error))
+                failing = str(error)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -201,6 +208,9 @@ def as_text(status: dict[str, Any]) -> str:
     state = status["state"] if status["alive"] or status["state"] == "stopped" else "DEAD (killed?)"
     parts = [f"{status[fate]} {fate}" for fate in FATES]
     fits = "adds up" if status["unexplained"] == 0 else f"{status['unexplained']} UNEXPLAINED"
+    old_s = time.time() - status["updated_us"] / 1e6
+    if status["alive"] and old_s > _OLD_S:
+        state = f"SILENT for {old_s:.0f} s (is the disk of the store stuck? the metrics go on)"
     lines = [
         f"hepduck {state}, pid {status['pid']}, node {status['node']}, updated {_time(status['updated_us'])}",
         f"messages   {status['received']} received = {' + '.join(parts)}   ({fits})",
