@@ -13,6 +13,8 @@ from pathlib import Path
 from recordings import PATHS
 from tap import RunningTap, Status, hep3, sip
 
+from pipeline.api import health
+from pipeline.api.opened import Store
 from pipeline.ingest.recordings import read_recording
 from pipeline.protocols.hep import decode, encode
 
@@ -178,3 +180,8 @@ def test_what_the_kernel_drops_is_a_term_of_the_sum(tmp_path: Path) -> None:
         assert last["stored"] + last["shed"] == listener["received"]
         assert count(tap) == last["stored"]
         assert last["shed_by_reason"]["queue_full"] == 0
+        assert tap.stop() == 0
+    with Store(tap.store) as store:  # minute by minute, as the page Health draws it
+        minutes = health.intake(since="1h", store=store)
+    terms = ["received", "stored", "rejected", "shed", "kernel_dropped"]
+    assert minutes[terms].sum().to_dict() == {term: last[term] for term in terms}
