@@ -104,23 +104,16 @@ B = Path(__file__).parent / "data" / "kamailio" / "b.hep"
 
 @pytest.mark.parametrize(
     "command",
-    [
-        ("run", *LISTEN),
-        ("check", *LISTEN),
-        ("import", B),
-        ("calls",),
-        ("sql", "FROM call"),
-        ("store", "prune"),
-    ],
+    [("run", *LISTEN), ("check", *LISTEN), ("import", B), ("calls",)],
     ids=lambda command: command[0],
 )
 def test_a_store_that_is_newer_than_the_program(command: tuple[str, ...], newer: Path, run_here: Run) -> None:
     done = run_here(*command, "--store", newer, cwd=newer.parent)
-    line = (done.stderr or done.stdout).splitlines()[-1]
-    assert line.endswith(
+    refusal = (
         f"the store at {newer} has version {NEWEST + 1}, and this hepduck knows only up to {NEWEST}:"
         " install a newer one"
     )
+    assert len([line for line in (done.stdout + done.stderr).splitlines() if line.endswith(refusal)]) == 1
     assert "Traceback" not in done.stderr
     assert done.returncode == 2
     assert version_of(newer) == NEWEST + 1
