@@ -14,8 +14,11 @@ _RANGE = timedelta(hours=24)
 
 
 def start() -> threading.Thread:
-    """Get ready in the background; pages work meanwhile, as slowly as they do without."""
-    thread = threading.Thread(target=_warm_up, name="warm-up", daemon=True)
+    """Get ready in the background; pages work meanwhile, as slowly as they do without.
+
+    An app that is stopped waits for the thread: Python aborts when it ends below a question to DuckDB.
+    """
+    thread = threading.Thread(target=_warm_up, name="warm-up")
     thread.start()
     return thread
 
@@ -31,5 +34,5 @@ def _warm_up() -> None:
         newest = api.calls(since=datetime.now(UTC) - _RANGE, limit=1, store=store)
         for call_id in newest["call_id"]:
             whole_call(call_id, store=store)
-    except (HepduckError, duckdb.Error):  # the page says so
+    except (HepduckError, duckdb.Error, RuntimeError):  # the page says so; or the app ends already
         return
