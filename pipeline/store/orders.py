@@ -47,6 +47,7 @@ def carry_out(
     if is_served(paths):
         return ask(paths, order, **arguments)
     with Writer(paths.root, node, _QUIET) as writer:
+        writer.flush()  # an order is about all that was acknowledged, also what a run left in the spool
         return orders_of(writer, retention)[order](**arguments)
 
 
