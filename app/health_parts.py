@@ -44,13 +44,10 @@ def agents(seen: Frame) -> None:
             "node": agents["node"].map(look.printable),
         }
     )
-    st.dataframe(
+    look.table(
         shown,
-        key="health_agents",
-        hide_index=True,
-        row_height=30,
-        placeholder=look.MISSING,
-        column_config={
+        "health_agents",
+        {
             "agent": st.column_config.TextColumn("Agent", help="address / capture id", pinned=True),
             "state": "State",
             "clock": st.column_config.TextColumn("Clock", help="against ours, with the way to us; last seen"),
@@ -81,13 +78,10 @@ def weird(seen: Frame) -> None:
         detail=look.MISSING if settings().app.mask_numbers else kinds["detail"].map(look.printable),
         agent_addr=kinds["agent_addr"].map(look.printable),
     )
-    st.dataframe(
+    look.table(
         shown,
-        key="health_weird",
-        hide_index=True,
-        row_height=30,
-        placeholder=look.MISSING,
-        column_config={
+        "health_weird",
+        {
             "kind": st.column_config.TextColumn("Kind", pinned=True),
             "messages": st.column_config.NumberColumn("Messages", format="localized"),
             "senders": st.column_config.NumberColumn("Senders"),
@@ -145,13 +139,10 @@ def store(seen: Frame) -> None:
             border=True,
             help="By the sender's clock.",
         )
-    st.dataframe(
+    look.table(
         tables[tables["rows"] > 0].assign(bytes=lambda shown: shown["bytes"].map(look.size)),
-        key="health_tables",
-        hide_index=True,
-        row_height=30,
-        placeholder=look.MISSING,
-        column_config={
+        "health_tables",
+        {
             "table_name": st.column_config.TextColumn("Table", pinned=True),
             "rows": st.column_config.NumberColumn("Rows", format="localized"),
             "files": st.column_config.NumberColumn("Files"),
@@ -175,13 +166,10 @@ def jobs(seen: Frame) -> None:
         told=jobs["told"].map(_text),
         error=jobs["error"].map(_text),
     )
-    st.dataframe(
+    look.table(
         shown,
-        key="health_jobs",
-        hide_index=True,
-        row_height=30,
-        placeholder=look.MISSING,
-        column_config={
+        "health_jobs",
+        {
             "job": st.column_config.TextColumn("Job", pinned=True),
             "state": "State",
             "interval_s": "Every",
@@ -210,13 +198,10 @@ def cdr_sources(seen: Frame) -> None:
     shown = sources.assign(
         **{name: sources[name].map(_text) for name in ("source", "error", "warning", "node")}
     )
-    st.dataframe(
+    look.table(
         shown[["source", "state", "imported", "refused", "updated_at", "error", "warning", "node"]],
-        key="health_cdr",
-        hide_index=True,
-        row_height=30,
-        placeholder=look.MISSING,
-        column_config={
+        "health_cdr",
+        {
             "source": st.column_config.TextColumn("Source", pinned=True),
             "state": "State",
             "imported": st.column_config.NumberColumn("Rows", format="localized"),
@@ -235,13 +220,10 @@ def plugins() -> None:
     if plugins.empty:
         return
     st.subheader("Detectors and actions", anchor=False)
-    st.dataframe(
+    look.table(
         plugins.map(_text)[["kind", "name", "state", "summary", "origin"]],
-        key="health_plugins",
-        hide_index=True,
-        row_height=30,
-        placeholder=look.MISSING,
-        column_config={
+        "health_plugins",
+        {
             "kind": "Kind",
             "name": st.column_config.TextColumn("Name"),
             "state": "State",

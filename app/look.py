@@ -13,6 +13,7 @@ from datetime import datetime, tzinfo
 from typing import Any, Final
 
 import altair as alt
+import pandas as pd
 import streamlit as st
 
 from pipeline.ladder import printable
@@ -155,6 +156,22 @@ def facts(told: Mapping[str, object]) -> None:
 def _html(text: object) -> str:
     """Text from the wire as HTML shows it: no mark-up, and nothing that becomes a link."""
     return html.escape(printable(text))
+
+
+# -- tables ----------------------------------------------------------------------------------------------
+
+
+def table(shown: pd.DataFrame, key: str, columns: Mapping[str, Any], **options: Any) -> Any:
+    """Show a table, dense, with a dash for what is not known; what was chosen in it."""
+    return st.dataframe(
+        shown,
+        key=key,
+        column_config=columns,
+        hide_index=True,
+        row_height=30,
+        placeholder=MISSING,
+        **options,
+    )
 
 
 # -- charts ----------------------------------------------------------------------------------------------

@@ -244,16 +244,13 @@ def _table(
     hidden: tuple[str, ...] = (),
 ) -> int | None:
     """Show a table whose rows can be clicked: with `call_ids` that opens the Call page, else the row is returned."""
-    event: Any = st.dataframe(
+    event = look.table(
         shown,
-        column_config=columns,
+        key,
+        columns,
         column_order=[name for name in shown.columns if name not in hidden],
-        hide_index=True,
-        row_height=30,
-        placeholder=look.MISSING,
         on_select="rerun",
         selection_mode="single-cell",
-        key=key,
     )
     chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
     if not chosen or chosen[0] >= len(shown):

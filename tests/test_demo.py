@@ -83,7 +83,8 @@ def test_the_demo(tmp_path: Path) -> None:
     assert len(lines) == sent
     assert re.search(r"^ +[\d.]+ !! GHOST CALL: ", shown, re.MULTILINE)
     assert re.search(
-        rf"{sent} received = {sent} stored \+ 0 rejected \+ 0 shed \+ 0 kernel_dropped \+ 0 queued +\(adds up\)", shown
+        rf"{sent} received = {sent} stored \+ 0 rejected \+ 0 shed \+ 0 kernel_dropped \+ 0 queued +\(adds up\)",
+        shown,
     )
     assert re.search(r"^findings +2 late_register$", shown, re.MULTILINE)
 

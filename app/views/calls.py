@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 import streamlit as st
@@ -101,13 +101,11 @@ def _table(calls: pd.DataFrame, sort: str, seen: frame.Frame) -> None:
     ids = list(calls["call_id"])
     shown = st.session_state.get("calls_shown", ids)  # what the reader saw when the click was made
     st.session_state["calls_shown"] = ids
-    event: Any = st.dataframe(
+    event = look.table(
         calls_table.written(calls, seen.zone),
-        key=_TABLE,
-        hide_index=True,
+        _TABLE,
+        calls_table.columns(sort),
         height="content",
-        row_height=30,
-        column_config=calls_table.columns(sort),
         on_select=_clicked,
         selection_mode=["single-cell", "single-column"],
         alt=f"{len(ids)} calls",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Final, Literal
 
 import pandas as pd
 import streamlit as st
@@ -103,13 +103,11 @@ def _live() -> None:
     ids = list(found["call_id"])
     before = st.session_state.get("ghosts_shown", ids)  # what the reader saw when the click was made
     st.session_state["ghosts_shown"] = ids
-    event: Any = st.dataframe(
+    event = look.table(
         ghost_tables.findings(found, seen.zone),
-        key="ghosts_table",
-        hide_index=True,
-        height="content" if len(found) <= 12 else 420,
-        row_height=30,
-        column_config=ghost_tables.FINDING_COLUMNS,
+        "ghosts_table",
+        ghost_tables.FINDING_COLUMNS,
+        height=_height(found),
         on_select="rerun",
         selection_mode="single-cell",
         alt=f"{len(ids)} ghost calls, the newest first",
@@ -239,12 +237,8 @@ def _attempts(seen: Frame) -> None:
         if table.empty:
             st.caption("No action was started in this time.")
         else:
-            st.dataframe(
-                ghost_tables.attempts(table, seen.zone),
-                hide_index=True,
-                key="ghosts_attempt_table",
-                height="content" if len(table) <= 12 else 420,
-                row_height=30,
+            look.table(
+                ghost_tables.attempts(table, seen.zone), "ghosts_attempt_table", {}, height=_height(table)
             )
 
 
@@ -258,13 +252,11 @@ def _others(seen: Frame) -> None:
     if found.empty:
         st.caption("None in this time. `hepduck detectors` shows what is looked for.")
         return
-    event: Any = st.dataframe(
+    event = look.table(
         ghost_tables.others(found, seen.zone, hide_facts=settings().app.mask_numbers),
-        key="ghosts_others",
-        hide_index=True,
-        height="content" if len(found) <= 12 else 420,
-        row_height=30,
-        column_config=ghost_tables.OTHER_COLUMNS,
+        "ghosts_others",
+        ghost_tables.OTHER_COLUMNS,
+        height=_height(found),
         on_select="rerun",
         selection_mode="single-cell",
         alt=f"{len(found)} findings of other kinds, the newest first",
@@ -274,6 +266,10 @@ def _others(seen: Frame) -> None:
     chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
     if chosen and chosen[0] < len(found) and not look.missing(call_id := found["call_id"].iloc[chosen[0]]):
         frame.open_call(call_id, "ghosts")
+
+
+def _height(table: pd.DataFrame) -> int | Literal["content"]:
+    return "content" if len(table) <= 12 else 420
 
 
 main()

@@ -72,13 +72,10 @@ def _losses(seen: Frame) -> None:
     losses = live_data.ask(api.losses)
     losses = losses[losses["what"] != "weird"]  # has a part of its own
     if len(losses):
-        st.dataframe(
+        look.table(
             losses.assign(reason=losses["reason"].map(look.printable)),
-            key="health_losses",
-            hide_index=True,
-            row_height=30,
-            placeholder=look.MISSING,
-            column_config={
+            "health_losses",
+            {
                 "what": "What",
                 "reason": "Reason",
                 "count": st.column_config.NumberColumn("Count", format="localized"),
@@ -87,13 +84,10 @@ def _losses(seen: Frame) -> None:
         )
     keys = live_data.ask(api.bad_keys)
     if len(keys):
-        st.dataframe(
+        look.table(
             keys.assign(has_key=keys["has_key"].map({True: "a wrong one", False: "none"})),
-            key="health_bad_keys",
-            hide_index=True,
-            row_height=30,
-            placeholder=look.MISSING,
-            column_config={
+            "health_bad_keys",
+            {
                 "agent_addr": "Sender",
                 "hep_version": "HEP",
                 "has_key": st.column_config.TextColumn("Key", help="HEP 1 and 2 cannot carry one"),

@@ -158,14 +158,10 @@ def _messages(table: pd.DataFrame, zone: Any) -> None:
             "user_agent": _text(table["user_agent"]),
         }
     )
-    st.dataframe(
+    look.table(
         shown,
-        key=_TABLE,
-        hide_index=True,
-        height=560,
-        row_height=30,
-        placeholder=look.MISSING,
-        column_config={
+        _TABLE,
+        {
             "at": st.column_config.TextColumn(f"Arrived ({zone.key})", width=150),
             "message": st.column_config.TextColumn("Message", width=190),
             "hop": st.column_config.TextColumn("Hop", width=300),
@@ -175,6 +171,7 @@ def _messages(table: pd.DataFrame, zone: Any) -> None:
             "call_id": st.column_config.TextColumn("Call-ID", width=220),
             "user_agent": st.column_config.TextColumn("User-Agent", width=220),
         },
+        height=560,
         on_select="rerun",
         selection_mode="single-cell",
         alt=f"The newest {len(table)} messages",

@@ -300,13 +300,11 @@ def _click(shown: Any, key: str, values: list[str | None], columns: dict[str, An
     """Show a table; the value of the row that was clicked on, as the reader saw it."""
     before = st.session_state.get(f"{key}_shown", values)
     st.session_state[f"{key}_shown"] = values
-    event: Any = st.dataframe(
+    event = look.table(
         shown,
-        key=key,
-        hide_index=True,
+        key,
+        columns,
         height="content",
-        row_height=30,
-        column_config=columns,
         on_select="rerun",
         selection_mode="single-cell",
         alt=alt,
