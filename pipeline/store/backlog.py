@@ -164,6 +164,17 @@ class Backlog:
             if not batch.left_behind:
                 self.books.lost.update(batch.rows)
 
+    def part(self, batch: Batch) -> None:
+        """Make two of a batch that is not in the store: what may go to the spool, and what somebody waits for."""
+        with self.changed:
+            self._in_flight = None
+            self.books.attempt_s = None
+            batch.settled = True
+            parts = [
+                [entry for entry in batch.entries if (entry.done is None) is free] for free in (True, False)
+            ]
+            self._formed.extendleft(self._placed(entries) for entries in reversed(parts))
+
     def put_back(self, batch: Batch) -> None:
         """The writer gives up, as it is stopped; the batch may still go to the spool."""
         with self.changed:
@@ -253,24 +264,26 @@ class Backlog:
         return count > 0 if only is None else count == only
 
     def _take(self) -> Batch:
-        """A batch of the queue whose first entry came first."""
-        if self._rows and not (self._awaited and self._awaited[0].number < self._rows[0].number):
-            batch = self._form()
-        else:
-            until = self._rows[0].number if self._rows else math.inf
-            entries = []
-            while self._awaited and self._awaited[0].number < until:
-                entries.append(self._awaited.popleft())
-            batch = Batch(entries)
+        """What was put in first, whether somebody waits for it or not."""
+        entries: list[Entry] = []
+        rows = 0
+        while self._has_entries() and rows < self._settings.flush_rows:
+            awaited = not self._rows or (self._awaited and self._awaited[0].number < self._rows[0].number)
+            entries.append((self._awaited if awaited else self._rows).popleft())
+            rows += entries[-1].rows.num_rows
         self._flush_now = self._flush_now and self._has_entries()
-        return batch
+        return self._placed(entries)
 
     def _form(self) -> Batch:
+        """A batch of rows that nobody waits for."""
         entries: list[Entry] = []
         rows = 0
         while self._rows and rows < self._settings.flush_rows:
             entries.append(self._rows.popleft())
             rows += entries[-1].rows.num_rows
+        return self._placed(entries)
+
+    def _placed(self, entries: list[Entry]) -> Batch:
         self._place += 1
         return Batch(entries, self._place)
 
@@ -303,11 +316,13 @@ class Backlog:
         flying = self._in_flight
         if flying is not None and flying.may_be_spooled:
             return flying
-        if not self._formed and self._rows:
+        waiting = next((batch for batch in self._formed if batch.may_be_spooled), None)
+        if waiting is None and self._rows:
             old = time.monotonic() - self._rows[0].came_s >= patience_s
             if soon or old or sum(e.rows.num_rows for e in self._rows) >= self._settings.flush_rows:
-                self._formed.append(self._form())
-        return self._formed[0] if self._formed else None
+                waiting = self._form()
+                self._formed.append(waiting)
+        return waiting
 
     def _count(self, file: SpoolFile, sign: int) -> None:
         self._disk_files += sign

@@ -27,8 +27,8 @@ class Entry:
 class Batch:
     """What one commit takes, in the order it came. In memory, on disk, or both.
 
-    Rows that somebody waits for never share a batch with others: these may go to the spool, and be stored by the
-    next run, when whoever waited has long put them in again.
+    Rows that somebody waits for never go to the spool: the next run would store them from there when whoever waited
+    has long put them in again. So a batch that has such rows as well is parted when it fails.
     """
 
     def __init__(self, entries: list[Entry], place: int = 0, file: SpoolFile | None = None) -> None:
@@ -68,6 +68,11 @@ class Batch:
     def left_behind(self) -> bool:
         """True for rows of a run before this one, which this one's numbers know nothing of."""
         return self.file is not None and self.file.left_behind
+
+    @property
+    def is_mixed(self) -> bool:
+        """True when somebody waits for a part of it."""
+        return len({entry.done is None for entry in self.entries}) > 1
 
     @property
     def may_be_spooled(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import structlog
 
@@ -29,8 +28,6 @@ class Spooler:
     def finish(self, timeout_s: float) -> None:
         """Take to disk all that is left, as far as there is room, and end; a stuck disk is waited for so long."""
         self._finishing.set()
-        with self._backlog.changed:
-            self._backlog.changed.notify_all()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -42,8 +39,7 @@ class Spooler:
                 if last:
                     return
                 spooling = spooling and self._backlog.status().is_behind
-                with self._backlog.changed:
-                    self._backlog.changed.wait(_LOOKS_S)
+                self._finishing.wait(_LOOKS_S)  # not for each row that comes: it would be in the writer's way
                 continue
             try:
                 file = self._spool.write(batch.place, batch.batch_id, batch.tables or {})
@@ -60,4 +56,3 @@ class Spooler:
                 _log.warning("spooling", folder=str(self._spool.folder), why=why)
             if (stale := self._backlog.saved(batch, file)) is not None:
                 self._spool.remove(stale)
-            time.sleep(0)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import structlog
 
@@ -191,6 +192,9 @@ class Writer(Keeper):
                 batch.fault = error
             else:
                 return
+            if batch.is_mixed and self._is_not_stored(batch):
+                self._backlog.part(batch)
+                return
             if not self._backlog.pause(wait_s):
                 self._backlog.put_back(batch)
                 return
@@ -214,6 +218,14 @@ class Writer(Keeper):
         file = self._backlog.settle(batch, stored, at, refused)
         if file is not None and self._spool is not None:
             self._spool.remove(file)
+
+    def _is_not_stored(self, batch: Batch) -> bool:
+        """True when that is certain: nothing was written of it, or it was rolled back."""
+        try:
+            with self._committing:
+                return not (batch.done or self._opened().has_committed(batch.batch_id))
+        except (StoreError, duckdb.Error):
+            return False
 
     def _commit_part(self, part_id: str, tables: Mapping[str, pa.Table]) -> None:
         self._commit(part_id, tables, again=True)
