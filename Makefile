@@ -24,7 +24,7 @@ run: $(VENV)/.runtime
 
 test: lint
 	@sh tests/system-packages.sh
-	$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

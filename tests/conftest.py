@@ -16,6 +16,31 @@ from world.parties import Parties
 from world.programs import MissingProgram
 
 StartKamailio = Callable[..., Kamailio]
+LONGEST = (
+    *(
+        "test_crash",
+        "test_demo",
+        "test_cdr_service",
+        "test_service",
+        "test_app_browser",
+        "test_doctor_kamailio",
+    ),
+    *(
+        "test_import",
+        "test_store_spool",
+        "test_live",
+        "test_quality_reports",
+        "test_overload",
+        "test_attacks",
+    ),
+    *("test_deploy", "test_doctor_taps", "test_hostile", "test_doctor_recordings", "test_upkeep_crash"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest, by waiting above all, begin first: at the end of a run nobody waits for one of them."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,10 @@ def compensate(caller: LateCaller, target: str, reason: str | None = None, **ext
 def assert_compensated(phone: Phone, call_id: str, reason: str | None) -> None:
     """The phone got its call, and what it got shows nothing of how it was let in."""
     assert phone.wait_for("ACK", call_id)
-    assert phone.transcript.flow(call_id) == COMPENSATED
+    flow = phone.transcript.flow(call_id)
+    assert (
+        list(dict.fromkeys(flow)) == COMPENSATED
+    )  # what a busy phone answers late is sent again, and answered again
     invite, cancel = (phone.transcript.received(what, call_id)[0].text for what in ("INVITE", "CANCEL"))
     assert invite.startswith(f"INVITE {phone.contact_uri} SIP/2.0\r\n")
     assert "X-Late" not in invite

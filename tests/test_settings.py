@@ -130,7 +130,7 @@ def test_check(tmp_path: Path) -> None:
     )
     assert (bad.returncode, bad.stderr) == (2, "")
     rows = {row["what"]: row for row in map(json.loads, bad.stdout.splitlines())}
-    assert {what for what, row in rows.items() if not row["ok"]} == {"detectors", "listen", "store"}
+    assert {what for what, row in rows.items() if not row["ok"]} == {"detectors", "listen", "spool", "store"}
     armed = hepduck(
         *("check", "--no-config", "--set", "actions.fake_call.enabled=true"),
         *("--set", "actions.fake_call.dry_run=false", "--set", 'tap.listen=["udp:127.0.0.1:0"]'),

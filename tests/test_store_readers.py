@@ -101,8 +101,8 @@ def test_every_committed_row_is_seen_by_the_next_statement(store: Path, live: Wr
 
 
 def test_several_readers_at_once(store: Path, live: Writer) -> None:
-    readers = [open_reader(store) for _ in range(12)]
-    assert [count(reader) for reader in readers] == [600] * 12
+    readers = [open_reader(store) for _ in range(6)]
+    assert [count(reader) for reader in readers] == [600] * 6
     for reader in readers:
         reader.close()
     assert count(open_reader(store)) == 600
