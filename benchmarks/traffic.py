@@ -22,8 +22,8 @@ _STAMP_AT = 62  # the values of chunks 9 and 10 of a HEP3 packet over IPv4, in K
 _CHUNK_10 = bytes.fromhex("0000000a000a")
 
 
-def distinct(passes: int) -> list[bytearray]:
-    """The mixed recording `passes` times over, each pass with Call-IDs of its own."""
+def distinct(passes: int, prefix: bytes = b"%d") -> list[bytearray]:
+    """The mixed recording `passes` times over, each pass with Call-IDs of its own, that begin with `prefix`."""
     templates = []
     for datagram in read_recording(MIX):
         (packet,) = decode(datagram.data)
@@ -32,9 +32,9 @@ def distinct(passes: int) -> list[bytearray]:
             templates.append((packet, call_id.encode()))
     return [
         bytearray(
-            encode(packet._replace(payload=packet.payload.replace(call_id, b"%d-%b" % (number, call_id))))
+            encode(packet._replace(payload=packet.payload.replace(call_id, b"%b-%b" % (before, call_id))))
         )
-        for number in range(passes)
+        for before in (prefix.replace(b"%d", b"%d" % number) for number in range(passes))
         for packet, call_id in templates
     ]
 

@@ -134,7 +134,7 @@ def live(pair, meet) -> Live:
 def assert_told(phone: Phone, call_id: str, *reason: str) -> None:
     """The phone got the call it waits for, once, and was told how it ended."""
     assert phone.wait_for("ACK", call_id)
-    assert phone.transcript.flow(call_id) == COMPENSATED
+    assert phone.transcript.flow_once(call_id) == COMPENSATED
     invite, cancel = (phone.transcript.received(what, call_id)[0].text for what in ("INVITE", "CANCEL"))
     assert header(invite, "From").startswith("<sip:alice@sip.test>")
     assert headers(cancel, "Reason") == list(reason)
@@ -173,7 +173,7 @@ def test_the_late_phone_is_sipp(live, transport):
         keys={"ua": IPHONE},
     )
     assert phone.wait() == 0, phone.explain()
-    assert phone.transcript.flow(call_id) == COMPENSATED
+    assert phone.transcript.flow_once(call_id) == COMPENSATED
 
 
 def test_two_late_phones_are_told_once_each(live):
@@ -227,7 +227,7 @@ def test_a_phone_that_rang_in_time_is_left_alone(live):
     assert caller.wait() == 0, caller.explain()
     assert phone.register() == "200"
     live.let_time_pass()
-    assert phone.transcript.flow(caller.call_id) == COMPENSATED
+    assert phone.transcript.flow_once(caller.call_id) == COMPENSATED
     assert headers(phone.transcript.received("INVITE")[0].text, "User-Agent") == ["test caller"]
 
 

@@ -206,7 +206,7 @@ def test_any_text_is_read_or_refused_and_its_values_are_bound(
 # -- finding ---------------------------------------------------------------------------------------------
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) + timedelta(hours=1)  # a call of now is still one when this file's turn comes
 Row = dict[str, object]
 
 

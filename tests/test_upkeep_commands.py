@@ -72,7 +72,8 @@ def test_the_tap_prunes_compacts_and_copies_its_store(tap: RunningTap, run: Any,
     assert run("prune", "--dry-run") == []
     assert {row["reason"] for row in run("prune")} <= {"replaced"}  # what is known of the agent, now and then
     (compacted,) = run("compact")
-    assert compacted["files_after"] <= compacted["files_before"]
+    written_meanwhile = 3  # the tap tells of itself and its agents every few seconds
+    assert compacted["files_after"] <= compacted["files_before"] + written_meanwhile
     (copied,) = run("backup", tmp_path / "copy")
     assert copied["path"] == str(tmp_path / "copy") and copied["files"] > 5
     assert all(each["ok"] for each in run("check", store=tmp_path / "copy"))

@@ -91,6 +91,11 @@ class Transcript:
         """The messages with that Call-ID in words: `["received INVITE", "sent 180", ...]`."""
         return [str(seen) for seen in self.call(call_id)]
 
+    def flow_once(self, call_id: str) -> list[str]:
+        """The same without what came or went again, to the byte: on a busy machine an answer may take longer than the
+        half second after which UDP tries again (T1 of RFC 3261)."""
+        return [str(seen) for seen in {(seen.sent, seen.text): seen for seen in self.call(call_id)}.values()]
+
     def received(self, what: str, call_id: str | None = None) -> list[Seen]:
         """The received messages of that method or status code."""
         messages = tuple(self.messages) if call_id is None else self.call(call_id)
