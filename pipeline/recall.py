@@ -91,9 +91,10 @@ def recall(
     with closing(writer.cursor()) as cursor:
         cursor.execute("USE lake")
         trusted = {name for (name,) in cursor.execute("SELECT agent FROM agent WHERE trusted").fetchall()}
-        known = cursor.execute(
-            "SELECT kind, identifier, epoch_us(ts) FROM finding WHERE ts BETWEEN $oldest AND $now",
-            {"oldest": asked["oldest"], "now": now},
+        known = cursor.execute(  # an agent's clock may be ahead, so that some lie in the future
+            "SELECT kind, identifier, epoch_us(ts) FROM finding "
+            "WHERE ts >= $oldest AND ($before IS NULL OR ts <= $before)",
+            {"oldest": asked["oldest"], "before": before},
         ).fetchall()
         for kind, identifier, raised_us in known:  # also what is only decided once the tap listens again
             engine.remember_raised(kind, identifier, raised_us)

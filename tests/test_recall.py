@@ -104,6 +104,18 @@ def test_a_race_that_spans_a_restart_is_found_once(writer: Writer, name: str) ->
     assert not disagreement(recording, tap.end()), (first, second)
 
 
+def test_what_an_agent_told_ahead_of_its_time_is_found_once(writer: Writer) -> None:
+    """Its clock is ahead by more than the restart takes: the finding lies in the future then."""
+    recording, datagrams = heard("b")
+    tap = Tap(writer, "ahead")
+    tap.hear(datagrams)
+    tap.end()
+    tap.writer.flush()
+    found_us = tap.findings[0].ts_us
+    tap.restart(found_us - 1_000_000)
+    assert not disagreement(recording, tap.end())
+
+
 @pytest.mark.parametrize("name", REACHED_BEFORE_THE_END)
 def test_a_phone_that_was_reached_while_nobody_listened_is_left_alone(writer: Writer, name: str) -> None:
     """The INVITE to the phone and its ringing fell into the gap; that it answers the CANCEL is all that shows it."""
