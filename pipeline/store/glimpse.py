@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from pipeline.errors import StoreError
 from pipeline.store.duck import connect, quoted
-from pipeline.store.paths import StorePaths
+from pipeline.store.paths import StorePaths, copy_catalog
 
 _COPIES = 5  # until the file stood still meanwhile
 
@@ -44,7 +43,7 @@ def glimpse(paths: StorePaths, node: str) -> Iterator[Glimpse]:
     with tempfile.TemporaryDirectory(prefix="hepduck-glimpse-") as folder:
         copy = Path(folder) / paths.catalog.name
         try:
-            _copy(paths, copy)
+            copy_catalog(paths, copy, attempts=_COPIES)
             with connect(
                 ":memory:", memory_limit="512MB", threads=1, temp_directory=Path(folder) / "spill"
             ) as made:
@@ -53,15 +52,3 @@ def glimpse(paths: StorePaths, node: str) -> Iterator[Glimpse]:
                 yield Glimpse(node, made)
         except (OSError, duckdb.Error) as error:
             raise StoreError(f"{paths.catalog} cannot be read at the moment: {error}") from error
-
-
-def _copy(paths: StorePaths, copy: Path) -> None:
-    log = copy.with_name(paths.catalog_log.name)
-    for _ in range(_COPIES):
-        before = paths.catalog.stat().st_mtime_ns
-        shutil.copyfile(paths.catalog, copy)
-        log.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            shutil.copyfile(paths.catalog_log, log)
-        if paths.catalog.stat().st_mtime_ns == before:
-            return

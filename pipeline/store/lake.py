@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import tempfile
 import threading
 import time
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,7 @@ import duckdb
 from pipeline.errors import StoreError
 from pipeline.store.duck import connect, load_statements, quoted
 from pipeline.store.migrate import require_newest
-from pipeline.store.paths import QuietStore, StorePaths, writer_runs
+from pipeline.store.paths import QuietStore, StorePaths, catalog_stamp, copy_catalog, writer_runs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -157,17 +155,7 @@ class Reader:
 
 def _state(paths: StorePaths) -> object:
     """What an attachment depends on: a running tap, or else the catalog and its log as they are."""
-    if writer_runs(paths):
-        return "live"
-    return _stamp(paths.catalog), _stamp(paths.catalog_log)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        file = path.stat()
-    except FileNotFoundError:
-        return None
-    return file.st_ino, file.st_mtime_ns, file.st_size
+    return "live" if writer_runs(paths) else catalog_stamp(paths)
 
 
 def _went_stale(error: duckdb.Error) -> bool:
@@ -199,23 +187,10 @@ def _attach_copy(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bo
         with QuietStore(paths) as quiet:
             if not quiet:
                 return False
-            _copy_still(paths, copy)
+            copy_catalog(paths, copy)
         connection.execute(_attach_statement(f"ducklake:{copy}", paths))
         connection.execute("SELECT count(*) FROM lake.schema_version")  # all is read before the copy goes
     return True
-
-
-def _copy_still(paths: StorePaths, copy: Path) -> None:
-    """Copy catalog and log as they stood together. A tap that has let go of the store may still be folding the log
-    into the catalog: a session of a reader that had not ended kept its database open for a moment longer."""
-    log, copied_log = paths.catalog_log, copy.with_name(paths.catalog_log.name)
-    before = None
-    while (now := _state(paths)) != before:
-        before = now
-        shutil.copyfile(paths.catalog, copy)
-        copied_log.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            shutil.copyfile(log, copied_log)
 
 
 def _attach_served(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bool:

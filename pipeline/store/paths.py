@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -150,6 +151,35 @@ def identity(path: Path) -> tuple[int, int]:
     """What stays with a file or folder that is moved: device and inode. Raises OSError."""
     found = path.stat()
     return found.st_dev, found.st_ino
+
+
+def catalog_stamp(paths: StorePaths) -> tuple[object, object]:
+    """What tells the catalog and its log from what they were before."""
+    return _stamp(paths.catalog), _stamp(paths.catalog_log)
+
+
+def copy_catalog(paths: StorePaths, copy: Path, *, attempts: int | None = None) -> None:
+    """Copy catalog and log as they stood together; again, `attempts` times at most, while somebody writes to them.
+
+    Also a tap that has let go of the store may still be folding the log into the catalog: a session of a reader that
+    had not ended kept its database open for a moment longer. Raises OSError.
+    """
+    copied_log = copy.with_name(paths.catalog_log.name)
+    before, made = None, 0
+    while made != attempts and (now := catalog_stamp(paths)) != before:
+        before, made = now, made + 1
+        shutil.copyfile(paths.catalog, copy)
+        copied_log.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(paths.catalog_log, copied_log)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        file = path.stat()
+    except FileNotFoundError:
+        return None
+    return file.st_ino, file.st_mtime_ns, file.st_size
 
 
 def wait_until_closed(files: Collection[Path], patience_s: float) -> None:
