@@ -174,6 +174,11 @@ def table(shown: pd.DataFrame, key: str, columns: Mapping[str, Any], **options: 
     )
 
 
+def clicked(event: Any) -> int | None:
+    """The row of a `table` that was clicked on, as it was numbered when it was drawn."""
+    return next(iter([*event.selection.rows, *(row for row, _ in event.selection.cells)]), None)
+
+
 # -- charts ----------------------------------------------------------------------------------------------
 
 

@@ -252,12 +252,12 @@ def _table(
         on_select="rerun",
         selection_mode="single-cell",
     )
-    chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
-    if not chosen or chosen[0] >= len(shown):
+    row = look.clicked(event)
+    if row is None or row >= len(shown):
         return None
-    if call_ids is not None and not look.missing(call_ids.iloc[chosen[0]]):
-        frame.open_call(call_ids.iloc[chosen[0]], "registrations")
-    return int(chosen[0])
+    if call_ids is not None and not look.missing(call_ids.iloc[row]):
+        frame.open_call(call_ids.iloc[row], "registrations")
+    return row
 
 
 def _search(label: str, key: str) -> str:

@@ -110,9 +110,9 @@ def _table(calls: pd.DataFrame, sort: str, seen: frame.Frame) -> None:
         selection_mode=["single-cell", "single-column"],
         alt=f"{len(ids)} calls",
     )
-    chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
-    if chosen and chosen[0] < len(shown):
-        frame.open_call(shown[chosen[0]], "calls")
+    row = look.clicked(event)
+    if row is not None and row < len(shown):
+        frame.open_call(shown[row], "calls")
 
 
 def _clicked() -> None:

@@ -115,9 +115,9 @@ def _live() -> None:
     every = int(totals["findings"].iloc[0])
     newest = f"The newest {_ROWS} of {every:,}. " if every > len(found) else ""
     st.caption(f"{newest}Looks for new ones every {_LIVE_S} s. A click opens the call.")
-    chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
-    if chosen and chosen[0] < len(before):
-        frame.open_call(before[chosen[0]], "ghosts")
+    row = look.clicked(event)
+    if row is not None and row < len(before):
+        frame.open_call(before[row], "ghosts")
 
 
 def _figures(found: pd.DataFrame, totals: pd.DataFrame, seen: Frame) -> None:
@@ -263,8 +263,8 @@ def _others(seen: Frame) -> None:
     )
     newest = f"The newest {_ROWS}. " if len(found) == _ROWS else ""
     st.caption(f"{newest}A click opens the call, where there is one.")
-    chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
-    if chosen and chosen[0] < len(found) and not look.missing(call_id := found["call_id"].iloc[chosen[0]]):
+    row = look.clicked(event)
+    if row is not None and row < len(found) and not look.missing(call_id := found["call_id"].iloc[row]):
         frame.open_call(call_id, "ghosts")
 
 

@@ -309,8 +309,8 @@ def _click(shown: Any, key: str, values: list[str | None], columns: dict[str, An
         selection_mode="single-cell",
         alt=alt,
     )
-    chosen = [*event.selection.rows, *(row for row, _ in event.selection.cells)]
-    return before[chosen[0]] if chosen and chosen[0] < len(before) else None
+    row = look.clicked(event)
+    return before[row] if row is not None and row < len(before) else None
 
 
 main()
