@@ -179,7 +179,7 @@ class LateRegister:
         return any(push_provider(c) in self.settings.devices.push_providers for c in contacts)
 
     def _is_push(self, registration: Registration) -> bool:
-        return self.is_push_device(registration.sip.user_agent, registration.contacts)
+        return self.is_push_device(registration.asked.user_agent, registration.contacts)
 
     # -- names -----------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class LateRegister:
             "target": str(registration.source),
             "device": device.identity,
             "instance": registration.instance,
-            "user_agent": registration.sip.user_agent,
+            "user_agent": registration.asked.user_agent,
             "outcome": ending.outcome,
             "outcome_status": ending.status,
             "answered_by": f"{answered_by[0]}:{answered_by[1]}" if answered_by else None,

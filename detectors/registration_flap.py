@@ -73,7 +73,7 @@ class RegistrationFlap(Watcher):
                     "window_s": self.settings.window.total_seconds(),
                     "devices": len(known.places),
                     "target": str(registration.source),
-                    "user_agent": (registration.sip.user_agent or "")[:MAX_TEXT],
+                    "user_agent": (registration.asked.user_agent or "")[:MAX_TEXT],
                 },
                 msg_ids=(event.msg_id,),
                 trusted=registration.trusted,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
-from story import IPHONE, PROXY, STRANGER, T0_US, Phone, Story, engine_for, findings, owed, play
+from story import IPHONE, PROXY, STRANGER, T0_US, Phone, Story, engine_for, findings, lost_call, owed, play
 
+from pipeline.assemble import detectors_of
 from pipeline.decode import MAX_AGENTS, Decoder
+from pipeline.engine.bindings import Registration
 from pipeline.engine.calls import MAX_LEGS, MAX_STRAYS
+from pipeline.engine.engine import Engine
+from pipeline.engine.events import SipEvent
 from pipeline.engine.state import StateSettings
 from pipeline.ingest import Datagram
 from pipeline.protocols.hep import HepPacket, encode
+from pipeline.protocols.sip import SipMessage
+from pipeline.settings import Settings
 
 MANY = 3000
 
@@ -94,6 +101,26 @@ def test_what_is_thrown_away_takes_its_timer_along() -> None:
     for event in story.events:
         engine.handle([event], event.ts_us)
     assert engine.clocks.pending == 30
+
+
+def test_no_message_stays_in_memory_until_a_collection() -> None:
+    """A running tap looks for cycles hardly ever: what is in one would stay for hours."""
+    engine = Engine(detectors_of(Settings()))
+    gc.collect()
+    gc.disable()
+    try:
+        before = {id(thing) for thing in gc.get_objects()}
+        story = Story()
+        for second in range(0, 100, 10):
+            story.register(1000 * second)
+            lost_call(story, 1000 * second)
+        assert play(sorted(story.events, key=lambda event: event.ts_us), engine)
+        del story
+        kept = [thing for thing in gc.get_objects() if id(thing) not in before]
+    finally:
+        gc.enable()
+    assert any(isinstance(thing, Registration) for thing in kept)
+    assert not [thing for thing in kept if isinstance(thing, (SipEvent, SipMessage))]
 
 
 def test_any_user_of_a_phone_is_forgotten_in_the_end() -> None:

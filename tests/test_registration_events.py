@@ -24,7 +24,10 @@ def events(packets: Iterable[bytes]) -> list[str]:
     silence = Phone("other", ip="198.51.100.99").register(T0 + 3 * 3600)
     for packet in [*packets, *silence]:
         engine.handle(decoder.decode([Datagram(now_us, "127.0.0.1", 9060, "udp", True, packet)]), now_us)
-    told = [f"{registration.sip.to_user} {event}" for registration, event in engine.state.registered]
+    told = [
+        f"{(registration.aor or '').partition('@')[0]} {event}"
+        for registration, event in engine.state.registered
+    ]
     assert told.pop() == "other registered"
     return told
 

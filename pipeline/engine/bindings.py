@@ -8,13 +8,12 @@ proxy noted in Path or Via.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 from pipeline.engine.calls import LegKey, Mark, leg_key, mark_of
 from pipeline.engine.events import Address, SipEvent
-from pipeline.protocols.sip import SipMessage
 from pipeline.protocols.uri import Contact, aor, parse_contacts, path_received, via_source
 
 SECOND_US = 1_000_000
@@ -51,7 +50,34 @@ def source_of(event: SipEvent) -> Source:
     return Source(event.src, event.transport)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a REGISTER asks for, told from one copy of it. Without the message, which would stay in memory with it."""
+
+    via_count: int  # the copy with the fewest is the nearest to the phone
+    account: str | None  # from To (RFC 3261 10.2)
+    contact: str | None  # as written
+    contacts: tuple[Contact, ...]  # the bindings to be made or taken away
+    expires: int | None  # of the header
+    user_agent: str | None
+    source: Source  # where the phone sends from
+
+    @classmethod
+    def by(cls, event: SipEvent) -> Asked:
+        """As this copy says it."""
+        sip = event.sip
+        return cls(
+            sip.via_count,
+            aor(sip.to_user, sip.to_host),
+            sip.contact,
+            tuple(parse_contacts(sip.contact)),
+            sip.expires,
+            sip.user_agent,
+            source_of(event),
+        )
+
+
+@dataclass(slots=True, eq=False)
 class Registration:
     """One REGISTER request of a device, all its copies, and what the registrar said to it."""
 
@@ -60,7 +86,7 @@ class Registration:
     agent: str
     first: Mark
     trusted: bool
-    nearest: SipEvent | None = None  # the copy of the request nearest the phone
+    nearest: Asked | None = None  # the copy of the request nearest the phone
     edge_ips: set[str] = field(default_factory=set)
     requests: dict[LegKey, Mark] = field(default_factory=dict)
     replies: dict[LegKey, dict[str, tuple[int, Mark]]] = field(default_factory=dict)  # finals, by agent
@@ -80,8 +106,8 @@ class Registration:
             self.requests.setdefault(key, mark_of(event))
             if sip.via_count > 1:
                 self.edge_ips.add(event.src[0])
-            if self.nearest is None or sip.via_count < self.nearest.sip.via_count:
-                self.nearest = event
+            if self.nearest is None or sip.via_count < self.nearest.via_count:
+                self.nearest = Asked.by(event)
             known = self.replies.get(key, {}).items()
             return True in [self._settle(agent, *reply) for agent, reply in known]
         if sip.status is None or sip.status < 200:
@@ -117,26 +143,25 @@ class Registration:
         return self.accepted_by.get(agent, self.accepted).ts_us
 
     @property
-    def sip(self) -> SipMessage:
+    def asked(self) -> Asked:
         """The request as the phone sent it (as near as the mirror sees)."""
         assert self.nearest is not None
-        return self.nearest.sip
+        return self.nearest
 
     @property
     def aor(self) -> str | None:
-        """The account, from To (RFC 3261 10.2); None when it names none."""
-        return aor(self.sip.to_user, self.sip.to_host)
+        """The account; None when it names none."""
+        return self.asked.account
 
-    @cached_property
+    @property
     def source(self) -> Source:
         """Where the phone sends from."""
-        assert self.nearest is not None
-        return source_of(self.nearest)
+        return self.asked.source
 
-    @cached_property
-    def contacts(self) -> list[Contact]:
+    @property
+    def contacts(self) -> Sequence[Contact]:
         """The bindings that it asks for or takes away."""
-        return parse_contacts(self.sip.contact)
+        return self.asked.contacts
 
     @property
     def contact(self) -> Contact | None:
@@ -144,7 +169,7 @@ class Registration:
         return next((c for c in self.contacts if not self._removes(c)), None)
 
     def _removes(self, contact: Contact) -> bool:
-        expires = contact.expires if contact.expires is not None else self.sip.expires
+        expires = contact.expires if contact.expires is not None else self.asked.expires
         return contact.star or expires == 0
 
     @property
@@ -164,9 +189,9 @@ class Registration:
         contact = self.contact
         if contact is not None and contact.expires is not None:
             return contact.expires
-        return self.sip.expires if self.sip.expires is not None else 3600
+        return self.asked.expires if self.asked.expires is not None else 3600
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """The device: its +sip.instance (RFC 5626 4.1), else where it sends from."""
         return self.instance or str(self.source)
