@@ -1,14 +1,17 @@
-"""What the page of one call shows, in one answer: the call, its other legs, what its RTCP reports tell."""
+"""What the page of one call shows: the call with its other legs, for the ladder; then how it sounded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from app.config import settings
+from pipeline import callview
 from pipeline.api.opened import Store, current
 from pipeline.callmedia import intervals
-from pipeline.callview import CallView, view
+from pipeline.callview import CallView
 from pipeline.ladder import Ladder, build
 from pipeline.privacy import mask_row
 from pipeline.store.leg_queries import other_legs
@@ -37,29 +40,48 @@ class WholeCall:
         return build(self.messages(merged=merged), seen.findings, seen.attempts, collapse_hops=not every_hop)
 
 
-def whole_call(call_id: str, *, store: Store | None = None) -> WholeCall:
-    """Everything about a call, numbers masked where configured. Raises StoreError when there is none."""
+def signalling(call_id: str, *, store: Store | None = None) -> WholeCall:
+    """What the ladder is drawn from: a call without quality, CDRs and reports, numbers masked where configured.
+
+    Raises StoreError when there is none.
+    """
     reader = current(store).reader
-    seen = view(reader, call_id)
+    seen = callview.signalling(reader, call_id)
     began = seen.call["first_ts"] if seen.call else next((row["ts"] for row in seen.messages), None)
     others = other_legs(reader, seen.call_id, seen.leg_b_of or seen.call_id, began)
-    found = WholeCall(
-        seen, {name: call_messages(reader, name) for name in others}, intervals(reader, seen.quality)
-    )
+    found = WholeCall(seen, {name: call_messages(reader, name) for name in others}, [])
     return _masked(found) if settings().app.mask_numbers else found
+
+
+def heard(
+    call_id: str, answered: tuple[str, datetime] | None, *, store: Store | None = None
+) -> tuple[Row, list[Row]]:
+    """What `signalling` leaves out: fields of a `CallView` (see `callview.quality_of`), and reports."""
+    reader = current(store).reader
+    fields = callview.quality_of(reader, call_id, answered)
+    reports = intervals(reader, fields["quality"])
+    if settings().app.mask_numbers:
+        fields["cdrs"] = [mask_row(row) for row in fields["cdrs"]]
+    return fields, reports
+
+
+def whole_call(call: WholeCall, ask: Callable[..., Any]) -> WholeCall:
+    """What `signalling` gave, with the rest; `ask` puts the question to the store."""
+    seen = call.seen
+    fields, reports = ask(heard, call_id=seen.leg_b_of or seen.call_id, answered=callview.answered_call(seen))
+    return replace(call, seen=replace(seen, **fields), reports=reports)
 
 
 def _masked(call: WholeCall) -> WholeCall:
     seen = call.seen
-    return WholeCall(
-        replace(
+    return replace(
+        call,
+        seen=replace(
             seen,
             call=mask_row(seen.call) if seen.call else None,
             messages=[mask_row(row) for row in seen.messages],
             findings=[mask_row(row) for row in seen.findings],
             attempts=[mask_row(row) for row in seen.attempts],
-            cdrs=[mask_row(row) for row in seen.cdrs],
         ),
-        {name: [mask_row(row) for row in rows] for name, rows in call.other_legs.items()},
-        call.reports,
+        other_legs={name: [mask_row(row) for row in rows] for name, rows in call.other_legs.items()},
     )

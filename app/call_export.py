@@ -21,14 +21,14 @@ from pipeline.ladder_svg import to_svg
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def popover(call: WholeCall, zone: ZoneInfo) -> None:
-    """A button that opens the list of exports."""
+def popover(call: WholeCall, whole: Callable[[], WholeCall], zone: ZoneInfo) -> None:
+    """A button that opens the list of exports; `whole` is the call with its quality, for those that tell of it."""
     name = file_name(call)
     ways: tuple[tuple[str, str, str, Callable[[], bytes | str]], ...] = (
         ("pcap", "pcapng", "application/x-pcapng", lambda: as_pcap(call)),
-        ("Text", "txt", "text/plain", lambda: as_text(call.seen, zone)),
+        ("Text", "txt", "text/plain", lambda: as_text(whole().seen, zone)),
         ("SVG", "svg", "image/svg+xml", lambda: as_svg(call, zone)),
-        ("JSON", "json", "application/json", lambda: as_json(call)),
+        ("JSON", "json", "application/json", lambda: as_json(whole())),
     )
     with st.popover("Export", icon=":material/download:", key="exports"):
         for label, ending, mime, make in ways:

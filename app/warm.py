@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import duckdb
 
 import pipeline as api
+from pipeline.api.opened import Store
 from pipeline.errors import HepduckError
 
 _RANGE = timedelta(hours=24)
@@ -27,12 +31,16 @@ def _warm_up() -> None:
     import altair  # noqa: F401, PLC0415  a second of imports, here and below
 
     from app import call_export, call_media, call_message, data, ghost_charts, quality_charts  # noqa: F401, PLC0415
-    from app.call_data import whole_call  # noqa: PLC0415
+    from app.call_data import signalling, whole_call  # noqa: PLC0415
 
     try:
         store = data.store()
         newest = api.calls(since=datetime.now(UTC) - _RANGE, limit=1, store=store)
         for call_id in newest["call_id"]:
-            whole_call(call_id, store=store)
+            whole_call(signalling(call_id, store=store), partial(_ask, store))
     except (HepduckError, duckdb.Error, RuntimeError):  # the page says so; or the app ends already
         return
+
+
+def _ask(store: Store, function: Callable[..., Any], **arguments: Any) -> Any:
+    return function(**arguments, store=store)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -31,58 +31,70 @@ class CallView:
     messages: list[Row]
     findings: list[Row]
     attempts: list[Row]
-    quality: list[Row]
-    cdrs: list[Row]
     leg_b_of: str | None
-    without_cdr: str | None  # why no CDR is joined
+    quality: list[Row] = field(default_factory=list)
+    cdrs: list[Row] = field(default_factory=list)
+    without_cdr: str | None = None  # why no CDR is joined
 
 
 def view(reader: Reader, call_id: str) -> CallView:
     """Everything about a call. Raises StoreError when there is none, or when several fit a partial Call-ID."""
+    return with_quality(reader, signalling(reader, call_id))
+
+
+def signalling(reader: Reader, call_id: str) -> CallView:
+    """The same without quality and CDRs, which `with_quality` adds."""
     messages = queries.call_messages(reader, call_id)
     if not messages and not _has_quality(reader, call_id):
-        fitting = queries.find_calls(reader, text=call_id, limit=6)
-        if len(fitting) != 1:
-            several = ", ".join(printable(row["call_id"]) for row in fitting[:5])
-            more = " and more" if len(fitting) > 5 else ""
-            raise StoreError(
-                f"several calls fit {call_id!r}: {several}{more}" if fitting else f"no call fits {call_id!r}"
-            )
-        call_id = fitting[0]["call_id"]
+        call_id = _fitting(reader, call_id)
         messages = queries.call_messages(reader, call_id)
-    leg_b_of = quality_queries.call_of_leg(reader, call_id)
-    with ThreadPoolExecutor(1) as beside:  # as long as all the others together
-        quality = beside.submit(quality_queries.call_legs, reader, leg_b_of or call_id)
-        return _view(reader, call_id, messages, leg_b_of, quality)
+    with ThreadPoolExecutor(2) as beside:  # small questions, each of which waits more than it works
+        call = beside.submit(queries.call_row, reader, call_id)
+        attempts = beside.submit(queries.action_attempts, reader, call_id=call_id)
+        leg_b_of = beside.submit(quality_queries.call_of_leg, reader, call_id)
+        findings = queries.findings(reader, call_id=call_id)
+        proof = sorted({msg_id for finding in findings for msg_id in finding["msg_ids"] or ()})
+        known = {row["msg_id"] for row in messages}
+        elsewhere = [row for row in queries.messages_by_id(reader, proof) if row["msg_id"] not in known]
+        return CallView(
+            call_id,
+            call.result(),
+            sorted([*messages, *elsewhere], key=lambda row: (row["ts"], row["msg_id"])),
+            findings,
+            attempts.result(),
+            leg_b_of.result(),
+        )
 
 
-def _view(
-    reader: Reader, call_id: str, messages: list[Row], leg_b_of: str | None, quality: Future[list[Row]]
-) -> CallView:
-    findings = queries.findings(reader, call_id=call_id)
-    proof = sorted({msg_id for finding in findings for msg_id in finding["msg_ids"] or ()})
-    known = {row["msg_id"] for row in messages}
-    elsewhere = [row for row in queries.messages_by_id(reader, proof) if row["msg_id"] not in known]
-    call = queries.call_row(reader, call_id)
-    cdrs = quality_queries.call_cdrs(reader, leg_b_of or call_id)
-    return CallView(
-        call_id,
-        call,
-        sorted([*messages, *elsewhere], key=lambda row: (row["ts"], row["msg_id"])),
-        findings,
-        queries.action_attempts(reader, call_id=call_id),
-        quality.result(),
-        cdrs,
-        leg_b_of,
-        _without_cdr(reader, call) if not cdrs else None,
-    )
+def with_quality(reader: Reader, seen: CallView) -> CallView:
+    """What `signalling` gave, with quality and CDRs."""
+    return replace(seen, **quality_of(reader, seen.leg_b_of or seen.call_id, answered_call(seen)))
 
 
-def _without_cdr(reader: Reader, call: Row | None) -> str | None:
-    """Why the call has no CDR; nobody asks of one that was not answered."""
-    if call is None or call["answer_ts"] is None:
-        return None
-    return quality_queries.why_without_cdr(reader, call["call_id"], call["first_ts"])
+def answered_call(seen: CallView) -> tuple[str, datetime] | None:
+    """The Call-ID and the beginning of a call that was answered: nobody asks of another why it has no CDR."""
+    call = seen.call
+    return None if call is None or call["answer_ts"] is None else (call["call_id"], call["first_ts"])
+
+
+def quality_of(reader: Reader, call_id: str, answered: tuple[str, datetime] | None) -> Row:
+    """The fields `quality`, `cdrs` and `without_cdr` of a `CallView`."""
+    with ThreadPoolExecutor(1) as beside:
+        quality = beside.submit(quality_queries.call_legs, reader, call_id)
+        cdrs = quality_queries.call_cdrs(reader, call_id)
+        why = quality_queries.why_without_cdr(reader, *answered) if answered and not cdrs else None
+        return {"quality": quality.result(), "cdrs": cdrs, "without_cdr": why}
+
+
+def _fitting(reader: Reader, text: str) -> str:
+    """The Call-ID of the one call that the text fits."""
+    fitting = queries.find_calls(reader, text=text, limit=6)
+    if len(fitting) == 1:
+        return str(fitting[0]["call_id"])
+    if not fitting:
+        raise StoreError(f"no call fits {text!r}")
+    several = ", ".join(printable(row["call_id"]) for row in fitting[:5])
+    raise StoreError(f"several calls fit {text!r}: {several}{' and more' if len(fitting) > 5 else ''}")
 
 
 def _has_quality(reader: Reader, call_id: str) -> bool:

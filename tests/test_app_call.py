@@ -17,7 +17,7 @@ from asterisk_recordings import truths
 from recordings import PATHS, load
 
 from app import call_export
-from app.call_data import WholeCall, whole_call
+from app.call_data import WholeCall, signalling, whole_call
 from pipeline import ladder_chart
 from pipeline.api.opened import Store
 from pipeline.ingest.recordings import read_recording
@@ -210,7 +210,7 @@ def test_numbers_are_masked_where_configured(app_store: AppStore) -> None:
     with reading(app_store.path, mask_numbers=True), Store(app_store.path) as store:
         app = App("call", call_id=NUMBERS_CALL)
         shown = app.html() + app.said() + raw(app) + str(drawn(app))
-        call = whole_call(NUMBERS_CALL, store=store)
+        call = asked_whole(NUMBERS_CALL, store)
         files = [call_export.as_json(call), call_export.as_svg(call, ZoneInfo("UTC"))]
         files.append(call_export.as_pcap(call).decode("latin-1"))
     for text in (shown, *files):
@@ -264,10 +264,14 @@ def test_a_call_without_quality(ghost: App) -> None:
 # -- what is taken away ----------------------------------------------------------------------------------
 
 
+def asked_whole(call_id: str, store: Store) -> WholeCall:
+    return whole_call(signalling(call_id, store=store), lambda ask, **given: ask(**given, store=store))
+
+
 @pytest.fixture(name="whole")
 def whole_ghost_call(app_store: AppStore) -> WholeCall:
     with reading(app_store.path), Store(app_store.path) as store:
-        return whole_call(CALL, store=store)
+        return asked_whole(CALL, store)
 
 
 def test_pcap(whole: WholeCall, tmp_path: Path) -> None:

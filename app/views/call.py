@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app import call_export, call_media, call_message, data, frame, look
-from app.call_data import WholeCall, whole_call
+from app.call_data import WholeCall, signalling, whole_call
 from pipeline import ladder_chart
 from pipeline.errors import StoreError
 from pipeline.ladder import Arrow, Clock, Ladder, times
@@ -29,7 +29,7 @@ def main() -> None:
         return
     try:
         with st.spinner("Reading the call ..."):
-            call: WholeCall = data.ask(whole_call, call_id=call_id)
+            call: WholeCall = data.ask(signalling, call_id=call_id)
     except StoreError as error:
         look.empty(look.plain(error), "Was it long ago? Old days may have been removed from the store.")
         return
@@ -44,7 +44,7 @@ def main() -> None:
             "Does the mirror see the proxy or switch that handled it?",
             "CDRs and reports of it are shown below.",
         )
-    _quality(call)
+    _quality(whole_call(call, data.ask))  # the browser draws the ladder meanwhile
 
 
 def _facts(call: WholeCall) -> None:
@@ -54,7 +54,7 @@ def _facts(call: WholeCall) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="call_title"):
         frame.way_back()
         look.title(_title(call))
-        call_export.popover(call, zone)
+        call_export.popover(call, lambda: whole_call(call, data.ask), zone)
     status = f"{row['final_status']} {row['final_reason'] or ''}" if row.get("final_status") else None
     facts = {
         "Call-ID": seen.call_id,

@@ -60,18 +60,11 @@ _CALLS: Final = f"""
 def coverage(source: Source, *, since: datetime | None = None, until: datetime | None = None) -> list[Row]:
     """Of the calls that began in [since, until): `why` (RATED, or why there is no quality; None: never answered, so
     there was nothing to hear) and `calls`, most frequent first."""
-    given = {"since": since, "until": until}
-    found = {
-        row["why"]: row["calls"]
-        for row in rows_of(source, f"{_CALLS} SELECT why, count(*) AS calls FROM told GROUP BY why", given)
-    }
-    if found.pop("", 0):  # heard of in SIP only, where there are CDRs: the join knows why it has none
-        sql = f"""{_CALLS}
-            SELECT coalesce('no CDR: ' || u.reason, 'no CDR') AS why, count(*) AS calls
-            FROM (FROM told WHERE why = '') t LEFT JOIN sip_unjoined($since, $until) u ON u.call_id = t.of_call
-            GROUP BY ALL"""
-        found |= {row["why"]: row["calls"] for row in rows_of(source, sql, given)}
-    return [
-        {"why": why, "calls": calls}
-        for why, calls in sorted(found.items(), key=lambda each: (-each[1], each[0] or ""))
-    ]
+    # Of those that are heard of in SIP only, where there are CDRs, the join knows why they have none.
+    sql = f"""{_CALLS}
+        SELECT CASE WHEN t.why = '' THEN coalesce('no CDR: ' || u.reason, 'no CDR') ELSE t.why END AS why,
+            count(*) AS calls
+        FROM told t LEFT JOIN sip_unjoined($since, $until) u ON u.call_id = CASE WHEN t.why = '' THEN t.of_call END
+        GROUP BY ALL"""
+    found = rows_of(source, sql, {"since": since, "until": until})
+    return sorted(found, key=lambda row: (-row["calls"], row["why"] or ""))

@@ -60,13 +60,12 @@ def worst(
 def call_legs(source: Source, call_id: str) -> list[Row]:
     """All that is known of a call's quality, the preferred record of each leg and direction marked `best`."""
     sql = """
-        SELECT l.*, b.unit IS NOT NULL AS best
-        FROM (SELECT * FROM leg_quality WHERE call_id = $call_id) l
-        LEFT JOIN (SELECT unit, leg, direction, coalesce(leg_name, '') AS leg_name
-            FROM leg_quality_best(NULL, NULL, $call_id)) b
-            ON b.unit = l.unit AND b.leg = l.leg AND b.direction = l.direction
-            AND b.leg_name = coalesce(l.leg_name, '')
-        ORDER BY l.leg, l.ts, l.direction, NOT best, l.source"""
+        FROM (
+            SELECT * EXCLUDE (row_id, revision, recorded_at),
+                row_id IN (FROM leg_quality_chosen(NULL, NULL, $call_id)) AS best
+            FROM leg_quality_newest($call_id)
+        )
+        ORDER BY leg, ts, direction, NOT best, source"""
     return rows_of(source, sql, {"call_id": call_id})
 
 
