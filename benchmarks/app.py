@@ -33,7 +33,8 @@ ANSWERS_KEPT_S = 11  # `app.data.ANSWERS_KEPT` and a little
 def pages(store: Path) -> dict[str, str]:
     """Addresses below the app's root, by what they show."""
     with Reader(store) as reader:
-        (row,) = reader.query("SELECT call_id FROM call_state WHERE outcome = 'answered' LIMIT 1").to_pylist()
+        heard = "SELECT call_id FROM leg_quality WHERE call_id IN (SELECT call_id FROM call) LIMIT 1"
+        (row,) = reader.query(heard).to_pylist()
         call_id = row["call_id"]
     asked = {
         "Calls, 24 hours": ("calls", {"range": "24h"}),

@@ -132,8 +132,11 @@ def _messages(call: WholeCall, ladder: Ladder, clock: Clock) -> None:
             st.html(
                 f"<style>.st-key-ladder [data-testid=stVegaLiteChart] {{min-width: {least_px}px}}</style>"
             )
-            st.altair_chart(
-                ladder_chart.chart(ladder, clock=clock, zone=frame.get().zone, selected=ids[at], shown=part),
+            drawn = ladder_chart.chart(
+                ladder, clock=clock, zone=frame.get().zone, selected=ids[at], shown=part
+            )
+            st.vega_lite_chart(
+                spec=drawn.to_dict(validate=False),  # a check against the schema takes a tenth of a second
                 key="ladder",
                 on_select=_clicked,
                 selection_mode=ladder_chart.SELECTION,
