@@ -32,6 +32,7 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.rows import call_row, finding_row, registration_row
 from pipeline.ingest.recordings import read_recording
 from pipeline.store.parquet import conform
+from pipeline.store.retention import drop_replaced
 from pipeline.store.settings import WriterSettings
 from pipeline.store.writer import Writer
 
@@ -160,6 +161,8 @@ def fill(path: Path, messages: int, days: float) -> int:
             if batch % MERGE_EVERY == 0:
                 writer.merge()
         writer.merge()
+        with writer.tending() as cursor:  # once an hour in a running tap
+            drop_replaced(writer, cursor)
     return stored
 
 

@@ -55,6 +55,7 @@ def main() -> None:
             zone=seen.zone.key,
             limit=_WORST_ROWS,
             conceal_loss=settings().quality.conceal_loss,
+            unranked=False,
         )
     if not report["total"]["rated"].iloc[0]:
         look.empty(
@@ -264,14 +265,16 @@ def _worst(seen: Frame, report: Report) -> None:
         "has a published impairment. A click opens the call.",
         anchor=False,
     )
-    worst, others = report["worst"], report["unranked"]
+    worst, made = report["worst"], report["methods"]
     if worst.empty:
         st.caption("No call had packets enough, and a codec with a published impairment, to be ranked.")
     else:
         _calls(worst, "quality_worst", seen)
-    if len(others) and st.toggle("Also those that are not ranked", key="unranked", bind="query-params"):
+    others = (made["directions"] > made["enough"]) | (~made["grounded"] & made["codec"].notna())
+    if others.any() and st.toggle("Also those that are not ranked", key="unranked", bind="query-params"):
         st.caption("Too short, or of a codec without published impairment: R is a guess there.")
-        _calls(others, "quality_unranked", seen)
+        unranked = data.ask(api.worst_calls, **seen.range, limit=_WORST_ROWS, ranked=False)
+        _calls(unranked, "quality_unranked", seen)
 
 
 def _calls(table: pd.DataFrame, key: str, seen: Frame) -> None:

@@ -84,14 +84,16 @@ def quality_overview(
     zone: str = "UTC",
     limit: int = 20,
     conceal_loss: bool = True,
+    unranked: bool = True,
     store: Store | None = None,
 ) -> dict[str, pd.DataFrame]:
     """All that the functions below tell of [since, until), from one look at the store: much quicker than one by one.
 
     Keys: total (one row: calls that were rated, directions, rated, enough, grounded, r_*, mos_*), over_time, bands,
-    spread, by_hour, by, methods, worst, unranked.
+    spread, by_hour, by, methods, worst, unranked (where asked for).
     """
-    return _asked(heard_queries.PARTS, since, until, store, by, zone, limit, conceal_loss)
+    parts = tuple(part for part in heard_queries.PARTS if unranked or part != "unranked")
+    return _asked(parts, since, until, store, by, zone, limit, conceal_loss)
 
 
 def quality(
