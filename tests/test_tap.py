@@ -394,6 +394,28 @@ def test_connections_are_limited_and_idlers_make_room() -> None:
     assert sink.counters["idle_closed"] == 1
 
 
+def test_one_address_that_holds_all_connections_keeps_no_other_out() -> None:
+    with Sink("tcp:127.0.0.1:0", max_connections=4) as sink, contextlib.ExitStack() as clients:
+
+        def come(ip: str) -> socket.socket:
+            client = clients.enter_context(socket.create_connection(sink.address, 5, (ip, 0)))
+            client.sendall(FRAMES[0])
+            return client
+
+        crowd = []
+        for number in range(1, 5):
+            crowd.append(come("127.0.0.1"))
+            wait_for(lambda expected=number: len(sink.datagrams) == expected)
+        for number in (5, 6):  # two places for each address: then nobody is in another's
+            come("127.0.0.2")
+            wait_for(lambda expected=number: len(sink.datagrams) == expected)
+        with contextlib.suppress(OSError):
+            assert is_closed_by_peer(come("127.0.0.2"))
+        assert [is_closed_by_peer(client) for client in crowd[:2]] == [True, True]
+        wait_for(lambda: sink.counters["rejected"] == {"connection_limit": 1})
+    assert (sink.counters["idle_closed"], len(sink.datagrams)) == (2, 6)
+
+
 def test_a_connection_closed_to_make_room_may_have_something_to_say() -> None:
     """Its place is given away and its bytes arrive in one turn of the selector; the others live on."""
     with Sink("tcp:127.0.0.1:0", max_connections=1) as sink:

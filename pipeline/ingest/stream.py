@@ -11,6 +11,7 @@ import selectors
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Thread
@@ -144,7 +145,7 @@ class StreamServer:
             reject(listener.counters, "network")
             accepted.close()
             return
-        if len(self._connections) >= self._max_connections and not self._make_room():
+        if len(self._connections) >= self._max_connections and not self._make_room(ip):
             reject(listener.counters, "connection_limit")
             accepted.close()
             return
@@ -166,12 +167,18 @@ class StreamServer:
         listener.counters["connections"] += 1
         listener.counters["connections_total"] += 1
 
-    def _make_room(self) -> bool:
-        """Close the connection that has been silent longest without ever having sent a frame, if any."""
-        idlers = [connection for connection in self._connections if not connection.frames]
-        if not idlers:
-            return False
-        idler = min(idlers, key=lambda connection: connection.last_heard_s)
+    def _make_room(self, ip: str) -> bool:
+        """Close the connection that can best be spared for a new one from `ip`, if any: one that never sent a frame,
+        else one of the address that holds the most, where that is more than `ip` would then have; of these the
+        one that has been silent longest."""
+        spared = [connection for connection in self._connections if not connection.frames]
+        if not spared:
+            held = Counter(connection.ip for connection in self._connections)
+            crowd, most = held.most_common(1)[0]
+            if most <= held[ip] + 1:
+                return False
+            spared = [connection for connection in self._connections if connection.ip == crowd]
+        idler = min(spared, key=lambda connection: connection.last_heard_s)
         idler.listener.counters["idle_closed"] += 1
         self._close(idler)
         return True
