@@ -135,7 +135,7 @@ class Service:
         if how.enabled and self.engine.hears_legs:
             every(how.interval, "legs", self._hear_legs)
         if how.report_dir is not None:
-            every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.error)
+            every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.report_error)
         for name, work, interval, after in self.store.jobs(self.settings.store):
             every(interval, name, work, after=after, failing=self.store.failing(name))
 

@@ -293,7 +293,9 @@ def test_the_job_writes_it_once_and_survives_a_folder_that_cannot_be_written(
     now = datetime(2026, 11, 23, 4, tzinfo=UTC)
     work = QualityWork(store.writer, QualitySettings(report_dir=blocked / "reports"))
     work.report(now)
-    assert work.status()["state"] == "failing"
+    work.refresh()  # is well, and says nothing of the report
+    assert (work.error(), work.status()["state"]) == (None, "failing")
+    assert "file" in (work.report_error() or "")
     work = QualityWork(store.writer, QualitySettings(report_dir=tmp_path / "reports"))
     work.report(now)
     assert work.status()["last_report"] == "2026-11-22"

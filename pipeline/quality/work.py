@@ -22,8 +22,9 @@ log = structlog.get_logger(__name__)
 class QualityStatus:
     """Counters since the start, for status.json."""
 
-    state: str = "ok"  # ok, or failing (with the reason in `error`)
+    state: str = "ok"  # ok, or failing (with the reason in `error`, `report_error` or both)
     error: str | None = None
+    report_error: str | None = None
     calls: int = 0  # of CDRs, each time they were made
     reports: int = 0
     legs: int = 0  # rows of leg_quality written
@@ -45,8 +46,12 @@ class QualityWork:
         return asdict(self._status)
 
     def error(self) -> str | None:
-        """What failed last, in one line; None while all is well."""
+        """What failed in the last pass, in one line; None while all is well."""
         return self._status.error
+
+    def report_error(self) -> str | None:
+        """The same of the daily report."""
+        return self._status.report_error
 
     def stop(self) -> None:
         """Have a running pass end soon; the next start goes on from there."""
@@ -60,11 +65,11 @@ class QualityWork:
         except (StoreError, duckdb.Error, OSError) as error:
             self._fail("quality is not up to date", str(error).partition("\n")[0])
         except Exception as error:  # a bug of ours must not end the job
-            if self._status.state == "ok" and not self._stopping:
+            if self._status.error is None and not self._stopping:
                 log.exception("quality failed")
             self._fail("quality is not up to date", repr(error))
         else:
-            self._status.state, self._status.error = "ok", None
+            self._note(None, self._status.report_error)
             self._status.calls += done.calls
             self._status.reports += done.reports
             self._status.legs += done.legs
@@ -74,19 +79,26 @@ class QualityWork:
         try:
             day = day_to_report(self.settings, now or datetime.now(UTC))
             if day is None or self.settings.report_dir is None:
+                self._note(self._status.error, None)
                 return
             with self._writer.cursor() as cursor:
                 cursor.execute("USE lake")
                 files = write_report(cursor, day, self.settings.report_zone, self.settings.report_dir)
         except (StoreError, duckdb.Error, OSError) as error:
-            self._fail("daily report not written", str(error).partition("\n")[0])
+            self._fail("daily report not written", str(error).partition("\n")[0], of_report=True)
         else:
+            self._note(self._status.error, None)
             self._status.last_report = str(day)
             log.info("daily report written", files=[str(file) for file in files])
 
-    def _fail(self, what: str, error: str) -> None:
+    def _fail(self, what: str, error: str, *, of_report: bool = False) -> None:
         if self._stopping:
             return
-        if self._status.error != error:
+        known = self._status
+        if error != (known.report_error if of_report else known.error):
             log.warning(what, error=error)
-        self._status.state, self._status.error = "failing", error
+        self._note(known.error if of_report else error, error if of_report else known.report_error)
+
+    def _note(self, error: str | None, report_error: str | None) -> None:
+        self._status.error, self._status.report_error = error, report_error
+        self._status.state = "failing" if error or report_error else "ok"
