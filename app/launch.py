@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from pipeline.certificates import server_context
 from pipeline.cli import options as opt
 from pipeline.errors import ConfigError
 
@@ -87,6 +88,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal. Raises ConfigError when it may not, or cannot, listen there."""
     host, port = _parsed(settings.app.listen)
     _require_sign_in(settings.app, host)
+    _require_tls(settings.app)
     with _bound(host, port) as bound:
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -113,9 +115,15 @@ def _require_sign_in(app: AppSettings, host: str) -> None:
         read_passwords(app.password_file)
     if way == "oidc" and not app.secrets_file.exists():
         raise ConfigError(f"app.oidc_users needs {app.secrets_file} with the [auth] of Streamlit's st.login")
-    for name, file in (("tls_certificate", app.tls_certificate), ("tls_key", app.tls_key)):
-        if file is not None and not file.is_file():
-            raise ConfigError(f"app.{name}: there is no file {file}")
+
+
+def _require_tls(app: AppSettings) -> None:
+    """A certificate and its key that fit, if any are named: the server would only say so in a traceback."""
+    if app.tls_certificate is None:
+        if app.tls_key is not None:
+            raise ConfigError("app.tls_key is set without app.tls_certificate: HTTPS needs both")
+        return
+    server_context("app", app.tls_certificate, app.tls_key, "tls_key")
 
 
 def _parsed(listen: str) -> tuple[str, int]:

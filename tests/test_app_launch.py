@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import trustme
 from app_store import App, AppStore, reading
 from filled import Run, run_in_process  # noqa: F401 - a fixture
 from tap import COMMAND, environment
@@ -62,7 +64,9 @@ def test_getting_ready_needs_nothing(app_store: AppStore, tmp_path: Path) -> Non
         ({"listen": "0.0.0.0:0", "password_file": "plain"}, "plain, line 2: no line of a password file"),
         ({"listen": "0.0.0.0:0", "oidc_users": '["*@example.com"]'}, "app.oidc_users needs .streamlit/secrets.toml"),
         ({"oidc_users": '["*"]', "password_file": "plain"}, "one way to sign in, not password and oidc"),
-        ({"tls_certificate": "none.pem"}, "app.tls_certificate: there is no file none.pem"),
+        ({"tls_certificate": "none.pem"}, "app.tls_certificate none.pem: No such file or directory"),
+        ({"tls_certificate": "plain"}, "app.tls_certificate plain: no certificate or key in PEM form"),
+        ({"tls_key": "plain"}, "app.tls_key is set without app.tls_certificate"),
         ({"listen": "127.0.0.1:{taken}"}, "takes any free port"),
         ({"listn": "127.0.0.1:0"}, "unknown key app.listn; did you mean listen?"),
     ],
@@ -258,29 +262,38 @@ def test_a_way_out(app_store: AppStore, password_file: Path) -> None:
 @pytest.fixture(name="served", scope="module")
 def running_app(
     app_store: AppStore, password_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The app behind a password on all addresses of this machine; its address."""
+) -> Iterator[tuple[str, ssl.SSLContext]]:
+    """The app behind a password, by HTTPS, on all addresses of this machine; the URL, and how to check who it is."""
     folder = tmp_path_factory.mktemp("served")
-    settings = ["--set", "app.listen=0.0.0.0:0", "--set", f"app.password_file={password_file}"]
-    argv = [*COMMAND, "app", "--no-config", "--store", str(app_store.path), *settings]
+    authority = trustme.CA()
+    own = authority.issue_cert("127.0.0.1")
+    own.cert_chain_pems[0].write_to_path(str(folder / "app.pem"))
+    own.private_key_pem.write_to_path(str(folder / "app.key"))
+    settings = {"listen": "0.0.0.0:0", "password_file": password_file}
+    settings |= {"tls_certificate": folder / "app.pem", "tls_key": folder / "app.key"}
+    words = [word for name, value in settings.items() for word in ("--set", f"app.{name}={value}")]
+    argv = [*COMMAND, "app", "--no-config", "--store", str(app_store.path), *words]
     process = subprocess.Popen(argv, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     with process.stderr as said:
-        address = re.search(r"hepduck app: http://0\.0\.0\.0:(\d+), Ctrl-C", said.readline())
+        address = re.search(r"hepduck app: https://0\.0\.0\.0:(\d+), Ctrl-C", said.readline())
         assert address
         listening = {
             at.laddr.ip for at in psutil.Process(process.pid).net_connections() if at.status == "LISTEN"
         }
         assert listening == {"0.0.0.0"}
-        yield f"http://127.0.0.1:{address[1]}"
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        yield f"https://127.0.0.1:{address[1]}", trusting
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert said.read() == ""
 
 
-def test_served(served: str) -> None:
+def test_served(served: tuple[str, ssl.SSLContext]) -> None:
     """Behind the gate stands Streamlit's page; there is no telemetry in it."""
-    with httpx.Client(base_url=served) as browser:
+    url, trusting = served
+    with httpx.Client(base_url=url, verify=trusting) as browser:
         assert browser.get("/").status_code == 401
         assert browser.get("/_stcore/health").text == "ok"
         browser.post("/sign-in", data={"user": "ann", "password": PASSWORD})

@@ -15,6 +15,7 @@ _cdr = typer.Typer(
     name="cdr", help="Call detail records of a switch: read them, see how reading goes.", no_args_is_help=True
 )
 
+_SOURCE_COLUMNS = ("source", "state", "imported", "refused", "error", "warning", "updated_at")
 Source = Annotated[
     str,
     typer.Argument(help="A file, or mysql://USER:PASSWORD@HOST/DATABASE?table=NAME, or postgresql://..."),
@@ -124,7 +125,7 @@ def sources(store: opt.Store = None, as_json: opt.Json = False, as_csv: opt.Csv 
     path = opt.store_path(store)
     with Reader(path) as reader:
         found = reader.query(
-            "SELECT source, state, imported, refused, error, warning, updated_at FROM cdr_source ORDER BY source"
+            f"SELECT {', '.join(_SOURCE_COLUMNS)} FROM cdr_source ORDER BY source"
         ).to_pylist()
     rows: dict[str, dict[str, Any]] = {row["source"]: row for row in found}
     try:
@@ -133,9 +134,9 @@ def sources(store: opt.Store = None, as_json: opt.Json = False, as_csv: opt.Csv 
         status = {"alive": False}
     if status["alive"]:
         for live in status["cdr_sources"]:
-            told = {key: live[key] for key in ("source", "state", "imported", "refused", "error", "warning")}
+            told = {key: live[key] for key in _SOURCE_COLUMNS[:-1]}
             rows[live["source"]] = {**told, "updated_at": live["polled_at"]}
-    print_rows(list(rows.values()), None, as_json=as_json, as_csv=as_csv)
+    print_rows(list(rows.values()), _SOURCE_COLUMNS, as_json=as_json, as_csv=as_csv)
 
 
 def _with_table(source: str, table: str | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from pipeline.certificates import server_context, why_not
 from pipeline.durations import Duration
 from pipeline.errors import ConfigError
 from pipeline.ingest import Datagram
@@ -139,23 +140,11 @@ def _tls_context(settings: TapSettings) -> ssl.SSLContext:
     certificate = settings.tls_certificate
     if certificate is None:
         raise ConfigError("tap.listen names tls:, but tap.tls_certificate is not set")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, settings.tls_private_key, password="")  # do not ask the terminal
-    except (OSError, ValueError) as error:
-        key = f" with tap.tls_private_key {settings.tls_private_key}" if settings.tls_private_key else ""
-        raise ConfigError(f"tap.tls_certificate {certificate}{key}: {_reason(error)}") from error
+    context = server_context("tap", certificate, settings.tls_private_key, "tls_private_key")
     if settings.tls_client_ca is not None:
         try:
             context.load_verify_locations(settings.tls_client_ca)
         except OSError as error:
-            raise ConfigError(f"tap.tls_client_ca {settings.tls_client_ca}: {_reason(error)}") from error
+            raise ConfigError(f"tap.tls_client_ca {settings.tls_client_ca}: {why_not(error)}") from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "no certificate or key in PEM form"
-    return getattr(error, "strerror", None) or str(error)

@@ -24,16 +24,17 @@ _WHY: Final = f"""CASE
         WHEN (SELECT count(*) FROM cdr_call_state) = 0 THEN '{NO_SOURCE}'
     END"""
 
+# Calls are told apart by a hash: 64 bits are enough, and much quicker than text.
 # `said` is empty text where there are records without flags, NULL where there are none.
 _CALLS: Final = f"""
     WITH heard AS (
-        SELECT coalesce(call_id, unit) AS of_call, bool_or(r_factor IS NOT NULL) AS rated,
+        SELECT hash(coalesce(call_id, unit)) AS of_call, bool_or(r_factor IS NOT NULL) AS rated,
             coalesce(string_agg(DISTINCT flags, ' '), '') AS said
         FROM leg_quality
         WHERE ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until) GROUP BY ALL
     ),
     sip AS (
-        SELECT call_id AS of_call, max(answer_ts) IS NOT NULL AS answered
+        SELECT hash(call_id) AS of_call, max(answer_ts) IS NOT NULL AS answered
         FROM call_state
         WHERE ($since IS NULL OR last_ts >= $since) AND ($until IS NULL OR first_ts < $until)
             AND call_id NOT IN (
@@ -41,7 +42,7 @@ _CALLS: Final = f"""
         GROUP BY ALL HAVING $since IS NULL OR min(first_ts) >= $since
     ),
     cdr AS (
-        SELECT coalesce(call_id, unit) AS of_call, bool_or(disposition = 'ANSWERED') AS answered,
+        SELECT hash(coalesce(call_id, unit)) AS of_call, bool_or(disposition = 'ANSWERED') AS answered,
             max(media_rows) AS media_rows
         FROM cdr_call
         WHERE ($since IS NULL OR start_ts >= $since) AND ($until IS NULL OR start_ts < $until) GROUP BY ALL
@@ -64,7 +65,8 @@ def coverage(source: Source, *, since: datetime | None = None, until: datetime |
     sql = f"""{_CALLS}
         SELECT CASE WHEN t.why = '' THEN coalesce('no CDR: ' || u.reason, 'no CDR') ELSE t.why END AS why,
             count(*) AS calls
-        FROM told t LEFT JOIN sip_unjoined($since, $until) u ON u.call_id = CASE WHEN t.why = '' THEN t.of_call END
+        FROM told t
+        LEFT JOIN sip_unjoined($since, $until) u ON hash(u.call_id) = CASE WHEN t.why = '' THEN t.of_call END
         GROUP BY ALL"""
     found = rows_of(source, sql, {"since": since, "until": until})
     return sorted(found, key=lambda row: (-row["calls"], row["why"] or ""))
