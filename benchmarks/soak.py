@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -47,7 +48,7 @@ asked = {
     "call": "SELECT count(*) AS n FROM sip WHERE call_id = $call_id AND ts > now() - INTERVAL 2 MINUTE",
 }
 with Reader(sys.argv[1]) as reader:
-    print("ready", flush=True)
+    print("{}", flush=True)
     call_id, end_s = None, time.monotonic() + float(sys.argv[2])
     while time.monotonic() < end_s:
         took = {}
@@ -96,13 +97,16 @@ def run(
     settings = itertools.chain.from_iterable(("--set", f"{name}={value}") for name, value in UPKEEP.items())
     tap = TapProcess(folder / "store", *settings)
     samples = []
+    failed: set[str] = set()
     try:
         process = psutil.Process(tap.process.pid)
-        reader = subprocess.Popen(
-            [sys.executable, "-c", READER, str(tap.store), str(seconds)], stdout=subprocess.PIPE, text=True
-        )
-        assert reader.stdout is not None
-        reader.stdout.readline()
+        answered = folder / "reader.jsonl"
+        with answered.open("w") as told:  # a pipe would be full after some minutes
+            reader = subprocess.Popen(
+                [sys.executable, "-c", READER, str(tap.store), str(seconds)], stdout=told, text=True
+            )
+        while not answered.stat().st_size and reader.poll() is None:
+            time.sleep(0.1)
         sending = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.soak", "--send", str(tap.port), str(rate), str(seconds)],
             stdin=subprocess.PIPE,
@@ -125,12 +129,17 @@ def run(
                 / 2**20,
             }
             samples.append(sample)
+            for trouble in sorted(_failing(status) - failed):
+                print(f"  {trouble}", flush=True)
+            failed |= _failing(status)
             if show and len(samples) % round(60 / SAMPLE_S) == 0:
                 told = ", ".join(f"{name} {value:,.0f}" for name, value in list(sample.items())[1:])
                 print(f"  minute {len(samples) * SAMPLE_S / 60:.0f}: {told}", flush=True)
         sent, took_s = result(sending)
         status = tap.settle()
-        answers = [json.loads(line) for line in reader.communicate()[0].splitlines()]
+        if reader.wait(60):
+            print("  the reader ended with an error", flush=True)
+        answers = [json.loads(line) for line in answered.read_text().splitlines()[1:]]
         end = {
             "sent": sent,
             "rate": sent / took_s,
@@ -143,6 +152,10 @@ def run(
     finally:
         tap.stop()
     return {"tap": samples, "reader": answers, "end": [end]}
+
+
+def _failing(status: dict[str, Any]) -> set[str]:
+    return {f"{job['job']}: {job['error']}" for job in status["jobs"] if job["error"]}
 
 
 def highest() -> float:
