@@ -117,6 +117,21 @@ def test_a_quiet_network_stops_no_timer() -> None:
     assert [f.identifier for f in engine.tick(wall_us + 50_000)] == ["x"]
 
 
+def test_messages_with_an_older_time_hold_no_timer_back() -> None:
+    """Anybody's packets may bear the agent's name and one time for ever."""
+    detector = Recorder(StartTimer("x", T0_US + 50_000))
+    engine = Engine([detector])
+    wall_us = 42_000_000
+    engine.handle(calls(1), wall_us)
+    detector.commands = []
+    story = Story()
+    story.call(-10)
+    for later_us in range(1_000, 50_000, 1_000):
+        assert engine.handle(story.events, wall_us + later_us) == []
+        assert engine.tick(wall_us + later_us) == []
+    assert [f.identifier for f in engine.tick(wall_us + 50_000)] == ["x"]
+
+
 def test_a_timer_can_be_set_on_another_agents_clock() -> None:
     story = Story(agent="other")
     story.call(-90_000)

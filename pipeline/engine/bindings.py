@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from pipeline.engine.calls import LegKey, Mark, leg_key, mark_of
@@ -37,30 +38,21 @@ class Source(NamedTuple):
         return f"{f'[{ip}]' if ':' in ip else ip}:{port};transport={self.transport}"
 
 
-def source_of(event: SipEvent) -> Source:
-    """The phone's own address, told from one copy of its REGISTER."""
-    sip = event.sip
-    if sip.via_count > 1:
-        noted = path_received(sip.path) if sip.path else None
-        if noted is None and sip.via_last:
-            noted = via_source(sip.via_last)
-        if noted is not None:
-            ip, port, transport = noted
-            return Source((ip, port), transport)
-    return Source(event.src, event.transport)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
-    """What a REGISTER asks for, told from one copy of it. Without the message, which would stay in memory with it."""
+    """What a REGISTER asks for, told from one copy of it. Without the message, which would stay in memory with it.
+
+    Most is read only once the REGISTER is accepted: anybody can send headers that take long to read.
+    """
 
     via_count: int  # the copy with the fewest is the nearest to the phone
     account: str | None  # from To (RFC 3261 10.2)
     contact: str | None  # as written
-    contacts: tuple[Contact, ...]  # the bindings to be made or taken away
     expires: int | None  # of the header
     user_agent: str | None
-    source: Source  # where the phone sends from
+    path: str | None
+    via_last: str | None
+    sender: Source
 
     @classmethod
     def by(cls, event: SipEvent) -> Asked:
@@ -70,11 +62,29 @@ class Asked:
             sip.via_count,
             aor(sip.to_user, sip.to_host),
             sip.contact,
-            tuple(parse_contacts(sip.contact)),
             sip.expires,
             sip.user_agent,
-            source_of(event),
+            sip.path,
+            sip.via_last,
+            Source(event.src, event.transport),
         )
+
+    @cached_property
+    def contacts(self) -> list[Contact]:
+        """The bindings to be made or taken away."""
+        return parse_contacts(self.contact)
+
+    @cached_property
+    def source(self) -> Source:
+        """Where the phone sends from: who sent this copy, or of one that came by an edge proxy what that noted."""
+        if self.via_count > 1:
+            noted = path_received(self.path) if self.path else None
+            if noted is None and self.via_last:
+                noted = via_source(self.via_last)
+            if noted is not None:
+                ip, port, transport = noted
+                return Source((ip, port), transport)
+        return self.sender
 
 
 @dataclass(slots=True, eq=False)

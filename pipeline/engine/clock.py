@@ -1,9 +1,9 @@
 """Event time: one clock per capture agent, and the timers that run on it.
 
-Agents disagree about the time, so each has a clock of its own: the greatest HEP timestamp it sent, carried on
-by wall time while it is silent (a timer is due on a quiet network too). A timer runs on the clock of the
-agent whose message started it. An agent whose timestamps fall back by more than `STEP_BACK_US` has had its
-clock set, or an older recording is being played: its timers keep the time that they had left.
+Agents disagree about the time, so each has a clock of its own: the greatest HEP timestamp it sent, carried on by wall
+time since that came (a timer is due on a quiet network too, and while none but older messages come). A timer runs
+on the clock of the agent whose message started it. An agent whose timestamps fall back by more than `STEP_BACK_US` has
+had its clock set, or an older recording is being played: its timers keep the time that they had left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Due(NamedTuple):
 @dataclass(slots=True)
 class _AgentClock:
     now_us: int
-    seen_us: int  # arrival time of the agent's last message
+    seen_us: int  # arrival time of the message that told it
     # due on this clock, serial, key, the time it was set for (differs from the first after a step back)
     heap: list[tuple[int, int, tuple[str, str], int]] = field(default_factory=list)
 
@@ -48,16 +48,15 @@ class Clocks:
         if clock is None:
             self._clocks[agent] = _AgentClock(ts_us, arrival_us)
             return
-        clock.seen_us = arrival_us
         if ts_us > clock.now_us:
-            clock.now_us = ts_us
+            clock.now_us, clock.seen_us = ts_us, arrival_us
             if clock.heap and clock.heap[0][0] < ts_us:
                 yield from self._pop(agent, clock, ts_us - 1)
         elif ts_us < clock.now_us - STEP_BACK_US:
             self.steps_back += 1
             step_us = clock.now_us - ts_us  # the same for all, so the heap stays a heap
             clock.heap = [(due - step_us, serial, key, at) for due, serial, key, at in clock.heap]
-            clock.now_us = ts_us
+            clock.now_us, clock.seen_us = ts_us, arrival_us
 
     def tick(self, arrival_us: int) -> Iterator[Due]:
         """Wall time went by: what is due on the clocks of silent agents."""
