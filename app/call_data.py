@@ -68,7 +68,7 @@ def heard(
 def whole_call(call: WholeCall, ask: Callable[..., Any]) -> WholeCall:
     """What `signalling` gave, with the rest; `ask` puts the question to the store."""
     seen = call.seen
-    fields, reports = ask(heard, call_id=seen.leg_b_of or seen.call_id, answered=callview.answered_call(seen))
+    fields, reports = ask(heard, **callview.quality_question(seen))
     return replace(call, seen=replace(seen, **fields), reports=reports)
 
 

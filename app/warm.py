@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any
 
 import duckdb
 
 import pipeline as api
-from pipeline.api.opened import Store
 from pipeline.errors import HepduckError
 
 _RANGE = timedelta(hours=24)
@@ -37,10 +33,8 @@ def _warm_up() -> None:
         store = data.store()
         newest = api.calls(since=datetime.now(UTC) - _RANGE, limit=1, store=store)
         for call_id in newest["call_id"]:
-            whole_call(signalling(call_id, store=store), partial(_ask, store))
+            whole_call(
+                signalling(call_id, store=store), lambda question, **given: question(**given, store=store)
+            )
     except (HepduckError, duckdb.Error, RuntimeError):  # the page says so; or the app ends already
         return
-
-
-def _ask(store: Store, function: Callable[..., Any], **arguments: Any) -> Any:
-    return function(**arguments, store=store)

@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -129,9 +128,10 @@ def run(
                 / 2**20,
             }
             samples.append(sample)
-            for trouble in sorted(_failing(status) - failed):
+            failing = {f"{job['job']}: {job['error']}" for job in status["jobs"] if job["error"]}
+            for trouble in sorted(failing - failed):
                 print(f"  {trouble}", flush=True)
-            failed |= _failing(status)
+            failed |= failing
             if show and len(samples) % round(60 / SAMPLE_S) == 0:
                 told = ", ".join(f"{name} {value:,.0f}" for name, value in list(sample.items())[1:])
                 print(f"  minute {len(samples) * SAMPLE_S / 60:.0f}: {told}", flush=True)
@@ -152,10 +152,6 @@ def run(
     finally:
         tap.stop()
     return {"tap": samples, "reader": answers, "end": [end]}
-
-
-def _failing(status: dict[str, Any]) -> set[str]:
-    return {f"{job['job']}: {job['error']}" for job in status["jobs"] if job["error"]}
 
 
 def highest() -> float:

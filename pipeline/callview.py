@@ -68,17 +68,21 @@ def signalling(reader: Reader, call_id: str) -> CallView:
 
 def with_quality(reader: Reader, seen: CallView) -> CallView:
     """What `signalling` gave, with quality and CDRs."""
-    return replace(seen, **quality_of(reader, seen.leg_b_of or seen.call_id, answered_call(seen)))
+    return replace(seen, **quality_of(reader, **quality_question(seen)))
 
 
-def answered_call(seen: CallView) -> tuple[str, datetime] | None:
-    """The Call-ID and the beginning of a call that was answered: nobody asks of another why it has no CDR."""
+def quality_question(seen: CallView) -> Row:
+    """The arguments of `quality_of` for a call that `signalling` gave."""
     call = seen.call
-    return None if call is None or call["answer_ts"] is None else (call["call_id"], call["first_ts"])
+    answered = (call["call_id"], call["first_ts"]) if call and call["answer_ts"] is not None else None
+    return {"call_id": seen.leg_b_of or seen.call_id, "answered": answered}
 
 
 def quality_of(reader: Reader, call_id: str, answered: tuple[str, datetime] | None) -> Row:
-    """The fields `quality`, `cdrs` and `without_cdr` of a `CallView`."""
+    """The fields `quality`, `cdrs` and `without_cdr` of a `CallView`.
+
+    `answered` are Call-ID and beginning of a call that was: nobody asks of another why it has no CDR.
+    """
     with ThreadPoolExecutor(1) as beside:
         quality = beside.submit(quality_queries.call_legs, reader, call_id)
         cdrs = quality_queries.call_cdrs(reader, call_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import resource
 import socket
 import ssl
@@ -108,15 +109,15 @@ def held_out(
     attack: Iterator[object],
     user: str,
     via: str,
-    felt: Callable[[Status], int] = lambda _status: ENOUGH,
+    felt: Callable[[Status], float] = lambda _status: math.inf,
 ) -> Status:
     """The tap finds a ghost call during the attack, and takes no more memory for it. The status after it.
 
-    The attack goes on until it was `felt` often ENOUGH.
+    The attack goes on until it was `felt` more than ENOUGH.
     """
     with going_on(attack):
         scene.finds(user, via)
-        scene.tap.wait_for(lambda status: felt(status) >= ENOUGH, "that the attack was felt")
+        scene.tap.wait_for(lambda status: felt(status) > ENOUGH, "that the attack was felt")
         grown_bytes = scene.memory_bytes - scene.quiet_bytes
     assert grown_bytes < MOST_GROWTH_BYTES
     return scene.tap.wait_for(lambda status: status["queued"] == 0, "that nothing waits")

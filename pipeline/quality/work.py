@@ -15,6 +15,9 @@ from pipeline.quality.refresh import Refresher
 from pipeline.quality.settings import QualitySettings
 from pipeline.store.writer import Writer
 
+_STALE = "quality is not up to date"
+_UNWRITTEN = "daily report not written"
+
 log = structlog.get_logger(__name__)
 
 
@@ -22,7 +25,6 @@ log = structlog.get_logger(__name__)
 class QualityStatus:
     """Counters since the start, for status.json."""
 
-    state: str = "ok"  # ok, or failing (with the reason in `error`, `report_error` or both)
     error: str | None = None
     report_error: str | None = None
     calls: int = 0  # of CDRs, each time they were made
@@ -43,7 +45,8 @@ class QualityWork:
 
     def status(self) -> dict[str, Any]:
         """The state of this moment, as plain JSON types."""
-        return asdict(self._status)
+        known = self._status
+        return {"state": "failing" if known.error or known.report_error else "ok", **asdict(known)}
 
     def error(self) -> str | None:
         """What failed in the last pass, in one line; None while all is well."""
@@ -63,13 +66,13 @@ class QualityWork:
         try:
             done = self._refresher.run()
         except (StoreError, duckdb.Error, OSError) as error:
-            self._fail("quality is not up to date", str(error).partition("\n")[0])
+            self._status.error = self._failed(_STALE, str(error).partition("\n")[0], self._status.error)
         except Exception as error:  # a bug of ours must not end the job
             if self._status.error is None and not self._stopping:
                 log.exception("quality failed")
-            self._fail("quality is not up to date", repr(error))
+            self._status.error = self._failed(_STALE, repr(error), self._status.error)
         else:
-            self._note(None, self._status.report_error)
+            self._status.error = None
             self._status.calls += done.calls
             self._status.reports += done.reports
             self._status.legs += done.legs
@@ -79,26 +82,23 @@ class QualityWork:
         try:
             day = day_to_report(self.settings, now or datetime.now(UTC))
             if day is None or self.settings.report_dir is None:
-                self._note(self._status.error, None)
+                self._status.report_error = None
                 return
             with self._writer.cursor() as cursor:
                 cursor.execute("USE lake")
                 files = write_report(cursor, day, self.settings.report_zone, self.settings.report_dir)
         except (StoreError, duckdb.Error, OSError) as error:
-            self._fail("daily report not written", str(error).partition("\n")[0], of_report=True)
+            reason = str(error).partition("\n")[0]
+            self._status.report_error = self._failed(_UNWRITTEN, reason, self._status.report_error)
         else:
-            self._note(self._status.error, None)
+            self._status.report_error = None
             self._status.last_report = str(day)
             log.info("daily report written", files=[str(file) for file in files])
 
-    def _fail(self, what: str, error: str, *, of_report: bool = False) -> None:
+    def _failed(self, what: str, error: str, before: str | None) -> str | None:
+        """The error to show from now on: at stop that of `before`. One that is new is logged."""
         if self._stopping:
-            return
-        known = self._status
-        if error != (known.report_error if of_report else known.error):
+            return before
+        if error != before:
             log.warning(what, error=error)
-        self._note(known.error if of_report else error, error if of_report else known.report_error)
-
-    def _note(self, error: str | None, report_error: str | None) -> None:
-        self._status.error, self._status.report_error = error, report_error
-        self._status.state = "failing" if error or report_error else "ok"
+        return error

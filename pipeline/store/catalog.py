@@ -24,7 +24,6 @@ _OPTIONS = {
     "parquet_compression": "zstd",
     "parquet_compression_level": "1",
     "parquet_row_group_size": "16384",
-    "parquet_row_group_size_bytes": "32MB",  # messages may have 64 kB each, and a row group is written from memory
     "target_file_size": "256MB",
 }
 
