@@ -111,6 +111,31 @@ def test_a_clock_set_back_leaves_timers_the_time_they_had_left(clocks: Clocks) -
     assert [due.name for due in clocks.advance(A, 206 * S, 1001 * S)] == ["x"]
 
 
+def test_two_clocks_under_one_name_leave_timers_their_time(clocks: Clocks) -> None:
+    """A recording is played under the name of a live agent, or two agents have one name and disagree."""
+    clocks.start(OWNER, "of the first", 130 * S, A)
+    fired = []
+    for second in range(1, 60):
+        wall = (1000 + second) * S
+        for at_s in (100 + second, 100 + second - 90_000):
+            fired += [(due.name, second) for due in clocks.advance(A, at_s * S, wall)]
+            if second == 3 and at_s < 0:
+                clocks.start(OWNER, "of the other", (at_s + 10) * S, A)
+        fired += [(due.name, second) for due in clocks.tick(wall)]
+    assert fired == [("of the other", 13), ("of the first", 30)]
+
+
+def test_steps_back_cost_the_same_however_many_timers_are_set(clocks: Clocks) -> None:
+    for number in range(1000):
+        clocks.start(OWNER, str(number), 130 * S, A)
+    heap = clocks._clocks[A].heap
+    for turn in range(1000):
+        list(clocks.advance(A, (100 - 90_000 * (turn % 2)) * S, 1000 * S))
+    assert clocks.steps_back == 500
+    assert clocks._clocks[A].heap is heap
+    assert len(heap) == 1000
+
+
 def test_the_end_of_input_fires_all_in_order(clocks: Clocks) -> None:
     clocks.start(OWNER, "b", 9000 * S, A)
     clocks.start(OWNER, "a", 200 * S, A)
