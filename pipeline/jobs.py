@@ -20,6 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from pipeline.instants import now_us, us_of
+from pipeline.priority import stand_back
 
 _THREADS = 4
 _PATIENCE_S = 5.0
@@ -49,7 +50,7 @@ class Jobs:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # "run missed": a slow source says so itself
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(_THREADS)},
+            executors={"default": ThreadPoolExecutor(_THREADS, pool_kwargs={"initializer": stand_back})},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._jobs: dict[str, JobStatus] = {}

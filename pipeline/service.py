@@ -38,6 +38,7 @@ from pipeline.ingest.tap import Tap
 from pipeline.instants import at, now_us
 from pipeline.jobs import Jobs
 from pipeline.outbox import Outbox
+from pipeline.priority import lower_library_threads
 from pipeline.protocols.redact import Redactor
 from pipeline.quality.heard import NewLegs
 from pipeline.quality.work import QualityWork
@@ -153,6 +154,7 @@ class Service:
         log.info("listening", on=[str(address) for address in self.tap.addresses], store=str(self.paths.root))
         self.store.take_orders()
         self.jobs.start()
+        lower_library_threads()
         self._write_status("running")
 
     def _settle_ledger(self) -> None:
@@ -254,6 +256,7 @@ class Service:
         if now_s - self._agents_s >= AGENTS_S:
             self._agents_s = now_s
             self._hand_over_agents()
+            lower_library_threads()
         if now_s - self._status_s >= STATUS_S:
             self._status_s = now_s
             self._states.note_calls()

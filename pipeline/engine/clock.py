@@ -30,7 +30,9 @@ class Due(NamedTuple):
 class _AgentClock:
     now_us: int
     seen_us: int  # arrival time of the message that told it
-    shift_us: int = 0  # from this clock to the time that its timers are kept in, which goes on when this steps back
+    shift_us: int = (
+        0  # from this clock to the time that its timers are kept in, which goes on when this steps back
+    )
     before: tuple[int, int, int] | None = None  # the three above as they were when it stepped back
     # due, serial, key, the time it was set for on this clock
     heap: list[tuple[int, int, tuple[str, str], int]] = field(default_factory=list)
