@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _NICE: Final = 10  # about a tenth of a core when others want all of it
 _TASKS: Final = Path("/proc/self/task")
+_STARTING_S: Final = 0.001
 
 
 def stand_back() -> None:
@@ -27,13 +29,18 @@ def lower_library_threads() -> int:
     None where the system does not tell of threads: it is Linux that has a priority for each.
     """
     try:
-        every = [int(task.name) for task in _TASKS.iterdir()]
+        return sum(_lower(thread_id) for thread_id in _of_libraries())
     except OSError:
         return 0
-    ours = {thread.native_id for thread in threading.enumerate()}
-    if None in ours:  # one is just starting, and cannot be told from the others: next time
-        return 0
-    return sum(_lower(thread_id) for thread_id in set(every) - ours)
+
+
+def _of_libraries() -> set[int]:
+    while True:
+        every = {int(task.name) for task in _TASKS.iterdir()}
+        ours = {thread.native_id for thread in threading.enumerate()}
+        if None not in ours:
+            return every - ours
+        time.sleep(_STARTING_S)  # one that is just starting cannot be told from the others
 
 
 def _lower(thread_id: int) -> bool:
