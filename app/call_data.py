@@ -1,4 +1,4 @@
-"""What the page of one call shows: the call with its other legs, for the ladder; then how it sounded."""
+"""What the page of one call shows: the call, for the ladder; then how it sounded."""
 
 from __future__ import annotations
 
@@ -14,23 +14,20 @@ from pipeline.callmedia import intervals
 from pipeline.callview import CallView
 from pipeline.ladder import Ladder, build
 from pipeline.privacy import mask_row
-from pipeline.store.leg_queries import other_legs
-from pipeline.store.queries import call_messages
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class WholeCall:
-    """A call with the messages of its other legs, by Call-ID, and its RTCP reports (`callmedia.intervals`)."""
+    """A call, and its RTCP reports (`callmedia.intervals`)."""
 
     seen: CallView
-    other_legs: dict[str, list[Row]]
     reports: list[Row]
 
     def messages(self, *, merged: bool = True) -> list[Row]:
         """Rows of table `sip`; `merged` with those of the other legs."""
-        others = [row for rows in self.other_legs.values() for row in rows] if merged else []
+        others = [row for rows in self.seen.other_legs.values() for row in rows] if merged else []
         known = {row["msg_id"] for row in self.seen.messages}
         return [*self.seen.messages, *(row for row in others if row["msg_id"] not in known)]
 
@@ -45,12 +42,8 @@ def signalling(call_id: str, *, store: Store | None = None) -> WholeCall:
 
     Raises StoreError when there is none.
     """
-    reader = current(store).reader
-    seen = callview.signalling(reader, call_id)
-    began = seen.call["first_ts"] if seen.call else next((row["ts"] for row in seen.messages), None)
-    others = other_legs(reader, seen.call_id, seen.leg_b_of or seen.call_id, began)
-    found = WholeCall(seen, {name: call_messages(reader, name) for name in others}, [])
-    return _masked(found) if settings().app.mask_numbers else found
+    seen = callview.signalling(current(store).reader, call_id)
+    return WholeCall(_masked(seen) if settings().app.mask_numbers else seen, [])
 
 
 def heard(
@@ -72,16 +65,12 @@ def whole_call(call: WholeCall, ask: Callable[..., Any]) -> WholeCall:
     return replace(call, seen=replace(seen, **fields), reports=reports)
 
 
-def _masked(call: WholeCall) -> WholeCall:
-    seen = call.seen
+def _masked(seen: CallView) -> CallView:
     return replace(
-        call,
-        seen=replace(
-            seen,
-            call=mask_row(seen.call) if seen.call else None,
-            messages=[mask_row(row) for row in seen.messages],
-            findings=[mask_row(row) for row in seen.findings],
-            attempts=[mask_row(row) for row in seen.attempts],
-        ),
-        other_legs={name: [mask_row(row) for row in rows] for name, rows in call.other_legs.items()},
+        seen,
+        call=mask_row(seen.call) if seen.call else None,
+        messages=[mask_row(row) for row in seen.messages],
+        other_legs={name: [mask_row(row) for row in rows] for name, rows in seen.other_legs.items()},
+        findings=[mask_row(row) for row in seen.findings],
+        attempts=[mask_row(row) for row in seen.attempts],
     )

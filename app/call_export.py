@@ -15,7 +15,7 @@ import streamlit as st
 
 from app.call_data import WholeCall
 from app.export import to_json
-from pipeline.callview import as_object, as_text, hide_secrets
+from pipeline.callview import as_object, as_text
 from pipeline.ladder_svg import to_svg
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -71,9 +71,5 @@ def as_svg(call: WholeCall, zone: ZoneInfo) -> str:
 
 
 def as_json(call: WholeCall) -> str:
-    """As `hepduck call --json` has it, with the messages of the other legs: times in UTC, payloads as text."""
-    legs = {
-        name: [{**row, "payload": hide_secrets(row["payload"])} for row in rows]
-        for name, rows in call.other_legs.items()
-    }
-    return to_json(as_object(call.seen) | {"other_legs": legs, "rtcp": call.reports})
+    """As `hepduck call --json` has it, with the RTCP reports: times in UTC, payloads as text."""
+    return to_json(as_object(call.seen) | {"rtcp": call.reports})

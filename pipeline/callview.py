@@ -11,7 +11,7 @@ from pipeline.errors import StoreError
 from pipeline.ladder import build, printable, to_text
 from pipeline.protocols.emodel import band
 from pipeline.protocols.redact import Redactor
-from pipeline.store import quality_queries, queries
+from pipeline.store import leg_queries, quality_queries, queries
 from pipeline.store.lake import Reader
 
 Row = dict[str, Any]
@@ -24,6 +24,7 @@ class CallView:
     """Rows of the tables `call`, `sip`, `finding`, `action_attempt`, `leg_quality`, `cdr_call`.
 
     `leg_b_of` is the Call-ID of the call that this one is leg B of: quality and CDRs are that call's then.
+    `other_legs` are the messages of the call's other legs by Call-ID.
     """
 
     call_id: str
@@ -32,6 +33,7 @@ class CallView:
     findings: list[Row]
     attempts: list[Row]
     leg_b_of: str | None
+    other_legs: dict[str, list[Row]]
     quality: list[Row] = field(default_factory=list)
     cdrs: list[Row] = field(default_factory=list)
     without_cdr: str | None = None  # why no CDR is joined
@@ -44,26 +46,40 @@ def view(reader: Reader, call_id: str) -> CallView:
 
 def signalling(reader: Reader, call_id: str) -> CallView:
     """The same without quality and CDRs, which `with_quality` adds."""
-    messages = queries.call_messages(reader, call_id)
-    if not messages and not _has_quality(reader, call_id):
-        call_id = _fitting(reader, call_id)
-        messages = queries.call_messages(reader, call_id)
-    with ThreadPoolExecutor(2) as beside:  # small questions, each of which waits more than it works
-        call = beside.submit(queries.call_row, reader, call_id)
+    seen = _signalling(reader, call_id)
+    if not seen.messages and not _has_quality(reader, call_id):
+        seen = _signalling(reader, _fitting(reader, call_id))
+    return seen
+
+
+def _signalling(reader: Reader, call_id: str) -> CallView:
+    with ThreadPoolExecutor(3) as beside:  # small questions, each of which waits more than it works
+        legs = beside.submit(leg_queries.legs, reader, call_id)
+        found = beside.submit(_findings, reader, call_id)
         attempts = beside.submit(queries.action_attempts, reader, call_id=call_id)
-        leg_b_of = beside.submit(quality_queries.call_of_leg, reader, call_id)
-        findings = queries.findings(reader, call_id=call_id)
-        proof = sorted({msg_id for finding in findings for msg_id in finding["msg_ids"] or ()})
-        known = {row["msg_id"] for row in messages}
-        elsewhere = [row for row in queries.messages_by_id(reader, proof) if row["msg_id"] not in known]
+        known = queries.call_rows(reader, call_id)
+        call = next(iter(known), None)
+        others = beside.submit(leg_queries.other_messages, reader, legs.result(), call and call["first_ts"])
+        messages = queries.call_messages(reader, call_id, known)
+        findings, proof = found.result()
+        mirrored = {row["msg_id"] for row in messages}
+        elsewhere = [row for row in proof if row["msg_id"] not in mirrored]
         return CallView(
             call_id,
-            call.result(),
+            call,
             sorted([*messages, *elsewhere], key=lambda row: (row["ts"], row["msg_id"])),
             findings,
             attempts.result(),
-            leg_b_of.result(),
+            legs.result().of,
+            others.result(),
         )
+
+
+def _findings(reader: Reader, call_id: str) -> tuple[list[Row], list[Row]]:
+    """The findings of a call, and the messages that prove them."""
+    findings = queries.findings(reader, call_id=call_id)
+    proof = sorted({msg_id for finding in findings for msg_id in finding["msg_ids"] or ()})
+    return findings, queries.messages_by_id(reader, proof)
 
 
 def with_quality(reader: Reader, seen: CallView) -> CallView:
@@ -118,11 +134,11 @@ def ladder_text(seen: CallView) -> str:
 
 def as_object(seen: CallView) -> Row:
     """The same as one object; payloads with credentials hidden."""
-    messages = [{**row, "payload": hide_secrets(row["payload"])} for row in seen.messages]
     return {
         "call_id": seen.call_id,
         "call": seen.call,
-        "messages": messages,
+        "messages": _harmless(seen.messages),
+        "other_legs": {name: _harmless(rows) for name, rows in seen.other_legs.items()},
         "findings": seen.findings,
         "attempts": seen.attempts,
         "quality": seen.quality,
@@ -130,6 +146,10 @@ def as_object(seen: CallView) -> Row:
         "leg_b_of": seen.leg_b_of,
         "without_cdr": seen.without_cdr,
     }
+
+
+def _harmless(messages: list[Row]) -> list[Row]:
+    return [{**row, "payload": hide_secrets(row["payload"])} for row in messages]
 
 
 def raw_text(seen: CallView, zone: tzinfo = UTC) -> str:

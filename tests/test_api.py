@@ -161,7 +161,11 @@ def test_legs_are_calls_of_their_own_with_their_own_quality() -> None:
     for a, b in pairs:
         if pd.notna(listed[b]["r_factor"]):
             assert listed[a]["r_factor"] <= listed[b]["r_factor"], "of leg A all legs count"
-    assert [hd.call(b).leg_b_of for _, b in pairs[:2]] == [a for a, _ in pairs[:2]]
+    for a, b in pairs[:2]:
+        of_a, of_b = hd.call(a), hd.call(b)
+        assert (of_a.leg_b_of, of_b.leg_b_of) == (None, a)
+        assert of_b.other_legs == {a: of_a.messages}
+        assert of_a.other_legs == {b: of_b.messages}
 
 
 # -- one call --------------------------------------------------------------------------------------------

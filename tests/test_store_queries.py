@@ -14,7 +14,7 @@ from store_rows import PATIENCE_S
 from pipeline.decode import Decoder
 from pipeline.errors import StoreError
 from pipeline.ingest.recordings import read_recording
-from pipeline.store import queries
+from pipeline.store import leg_queries, queries
 from pipeline.store.lake import Reader, open_reader
 from pipeline.store.writer import Writer
 
@@ -161,10 +161,10 @@ def test_calls_are_found_by_time_and_text(known: tuple[Writer, Reader]) -> None:
     assert ids(text="o'hara", limit=1) == [4]
     assert ids(text="%") == []
     assert ids(text="") == [4, 3, 2, 1, 0]
-    row = queries.call_row(reader, "call-3@sip.test")
+    (row,) = queries.call_rows(reader, "call-3@sip.test")
     assert row and (row["outcome"], row["node"], row["last_ts"]) == ("answered", "n1", ended)
     assert "recorded_at" not in row
-    assert queries.call_row(reader, "nosuch") is None
+    assert queries.call_rows(reader, "nosuch") == []
 
 
 def test_findings_and_attempts_come_back_as_python_values(known: tuple[Writer, Reader]) -> None:
@@ -233,6 +233,72 @@ def test_a_call_is_found_beyond_its_last_known_state(known: tuple[Writer, Reader
 def _messages(writer: Writer, reader: Reader) -> list[queries.Row]:
     writer.flush()
     return queries.call_messages(reader, "c1")
+
+
+# -- legs ----------------------------------------------------------------------------------------------
+
+
+def test_the_other_legs_of_a_call(known: tuple[Writer, Reader]) -> None:
+    """A caller waits for two hours, then two phones are tried; days before the Call-ID stood for another call."""
+    writer, reader = known
+    long_ago = T0 - timedelta(days=3)
+    legs = [
+        _leg("a", "a", T0, 3 * 3600),
+        _leg("b1", "b", T0 + timedelta(hours=2), 30),
+        _leg("b2", "b", T0 + timedelta(hours=2, seconds=30), 600),
+        _leg("b0", "b", long_ago, 60),
+        {**_leg("gone", "b", T0, 10), "unit": "withdrawn", "revision": 1},
+        {**_leg("gone", None, T0, 10), "unit": "withdrawn", "revision": 2},
+    ]
+    times = {
+        "a": (T0, T0 + timedelta(hours=3)),
+        "b1": (T0 + timedelta(hours=2),),
+        "b2": (T0 + timedelta(hours=2, seconds=30),),
+        "b0": (long_ago,),
+        "gone": (T0,),
+    }
+    messages = [(call_id, ts) for call_id, told in times.items() for ts in told]
+    writer.append("call_leg", legs)
+    writer.append(
+        "sip",
+        [
+            {"call_id": call_id, "ts": ts, "msg_id": number, "payload": b"x"}
+            for number, (call_id, ts) in enumerate(messages)
+        ],
+    )
+    writer.flush()
+
+    def others(call_id: str, at: datetime | None) -> dict[str, int]:
+        found = leg_queries.other_messages(reader, leg_queries.legs(reader, call_id), at)
+        return {name: len(rows) for name, rows in found.items()}
+
+    waited = T0 + timedelta(hours=2)
+    assert others("b1", waited) == {"a": 2, "b2": 1}
+    assert list(others("b2", waited)) == ["a", "b1"], "leg A first"
+    assert others("a", waited) == {"b1": 1, "b2": 1}
+    assert others("a", long_ago) == {"b0": 1}
+    assert others("a", None) == {"b0": 1, "b1": 1, "b2": 1}
+    assert others("nobody", None) == {}
+    assert [leg_queries.legs(reader, name).of for name in ("a", "b1", "gone", "nobody")] == [
+        None,
+        "a",
+        None,
+        None,
+    ]
+
+
+def _leg(name: str, leg: str | None, ts: datetime, seconds: int) -> queries.Row:
+    return {
+        "name": name,
+        "kind": "call-id",
+        "call_id": "a",
+        "leg": leg,
+        "tied_by": "cdr",
+        "ts": ts,
+        "end_ts": ts + timedelta(seconds=seconds),
+        "unit": "cdr:1",
+        "revision": 7,
+    }
 
 
 # -- the user's own SQL --------------------------------------------------------------------------------

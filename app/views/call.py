@@ -106,7 +106,7 @@ def _choices(call: WholeCall) -> tuple[bool, bool, Clock]:
             help="Off: a message that a proxy passed on is one arrow, from its sender to its last receiver.",
         )
         merged = True
-        if call.other_legs:
+        if call.seen.other_legs:
             merged = st.toggle(
                 "All legs",
                 value=True,

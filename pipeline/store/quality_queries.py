@@ -16,7 +16,6 @@ __all__ = [
     "GROUPINGS",
     "call_cdrs",
     "call_legs",
-    "call_of_leg",
     "figures",
     "join_counts",
     "why_without_cdr",
@@ -74,15 +73,6 @@ def call_cdrs(source: Source, call_id: str) -> list[Row]:
     return rows_of(
         source, "SELECT * FROM cdr_call WHERE call_id = $call_id ORDER BY start_ts", {"call_id": call_id}
     )
-
-
-def call_of_leg(source: Source, call_id: str) -> str | None:
-    """The Call-ID of the call that the one with `call_id` is leg B of; None where nobody says so."""
-    sql = """
-        SELECT call_id FROM call_leg
-        WHERE name = $call_id AND leg = 'b' AND call_id IS NOT NULL AND call_id <> $call_id
-        ORDER BY tied_by LIMIT 1"""
-    return next((row["call_id"] for row in rows_of(source, sql, {"call_id": call_id})), None)
 
 
 def why_without_cdr(source: Source, call_id: str, began: datetime) -> str | None:

@@ -65,30 +65,37 @@ def find_calls(
     return rows_of(source, sql, {"since": since, "until": until, "text": text or None, "limit": limit})
 
 
-def call_row(source: Source, call_id: str) -> Row | None:
-    """What is known of a call, or None. Of several nodes that saw it: the one that saw the most."""
-    sql = 'SELECT * FROM "call" WHERE call_id = $call_id ORDER BY messages DESC NULLS LAST LIMIT 1'
-    return next(iter(rows_of(source, sql, {"call_id": call_id})), None)
+def call_rows(source: Source, call_id: str) -> list[Row]:
+    """What is known of a call, as each node that saw it has it; the one that saw the most first."""
+    sql = 'SELECT * FROM "call" WHERE call_id = $call_id ORDER BY messages DESC NULLS LAST'
+    return rows_of(source, sql, {"call_id": call_id})
 
 
-def call_messages(source: Source, call_id: str) -> list[Row]:
+def call_messages(source: Source, call_id: str, known: Sequence[Row] | None = None) -> list[Row]:
     """All messages with this Call-ID in order of time, with payloads.
 
-    The table of calls gives the time window first, so that a big store is not searched from end to end.
+    What is `known` of the call (its `call_rows`, asked when not given) gives the time window first, so that a big store
+    is not searched from end to end.
     """
-    known = rows_of(
-        source,
-        "SELECT min(first_ts) AS first, max(last_ts) AS last, bool_and(end_ts IS NOT NULL) AS ended"
-        ' FROM "call" WHERE call_id = $call_id',
-        {"call_id": call_id},
-    )[0]
-    since = known["first"] and known["first"] - _BEFORE_CALL
-    until = known["last"] + _AFTER_CALL if known["ended"] and known["last"] else None
-    sql = """
+    rows = call_rows(source, call_id) if known is None else known
+    firsts, lasts = ([row[name] for row in rows if row[name]] for name in ("first_ts", "last_ts"))
+    ended = rows and all(row["end_ts"] for row in rows)
+    since = min(firsts) - _BEFORE_CALL if firsts else None
+    until = max(lasts) + _AFTER_CALL if ended and lasts else None
+    return messages_between(source, [call_id], since, until)
+
+
+def messages_between(
+    source: Source, call_ids: Sequence[str], since: datetime | None, until: datetime | None
+) -> list[Row]:
+    """The messages of [since, until) with one of these Call-IDs in order of time, with payloads."""
+    names = {f"call_id_{number}": call_id for number, call_id in enumerate(call_ids)}
+    sql = f"""
         SELECT * FROM sip
-        WHERE call_id = $call_id AND ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)
+        WHERE call_id IN ({", ".join(f"${name}" for name in names)})
+            AND ($since IS NULL OR ts >= $since) AND ($until IS NULL OR ts < $until)
         ORDER BY ts, msg_id"""
-    return rows_of(source, sql, {"call_id": call_id, "since": since, "until": until})
+    return rows_of(source, sql, {**names, "since": since, "until": until})
 
 
 def messages_by_id(source: Source, msg_ids: Sequence[int]) -> list[Row]:
