@@ -30,14 +30,20 @@ _STATE: Final = """
         ELSE 'in_progress' END"""
 
 # What searches, columns and sortings ask. `c` is one row a call: its newest state, on the node that saw the most
-# of it; the others are asked by Call-ID. A statement takes those that it names.
+# of it; most calls have one row, and only the others are sorted. The rest is asked by Call-ID. A statement takes the
+# tables that it names.
 _TABLES: Final = {
+    "asked": "(SELECT *, hash(call_id) AS same FROM call_state WHERE {window})",
+    "several": "(SELECT same FROM asked GROUP BY same HAVING count(*) > 1)",
     "newest": """(
-        SELECT * FROM call_state WHERE {window}
+        SELECT * FROM asked SEMI JOIN several USING (same)
         QUALIFY row_number() OVER (PARTITION BY node, call_id ORDER BY recorded_at DESC) = 1)""",
     "c": f"""(
-        SELECT *, {_STATE} AS state FROM newest
-        QUALIFY row_number() OVER (PARTITION BY call_id ORDER BY messages DESC NULLS LAST, node) = 1)""",
+        SELECT *, {_STATE} AS state FROM (
+            SELECT * FROM asked ANTI JOIN several USING (same)
+            UNION ALL
+            SELECT * FROM newest
+            QUALIFY row_number() OVER (PARTITION BY call_id ORDER BY messages DESC NULLS LAST, node) = 1))""",
     "said": """(
         SELECT call_id, src_ip, src_port, dst_ip, dst_port, user_agent,
             CASE WHEN status IS NULL THEN method END AS request
@@ -72,7 +78,8 @@ _TABLES: Final = {
         FROM cdr {of_page} GROUP BY call_id)""",
     "ghosts": "(SELECT DISTINCT call_id FROM finding WHERE kind = 'late_register' AND {ts_near})",
 }
-_ONCE: Final = {"worst", "billed", "ghosts"}  # small when made; the others are looked through, not kept
+_ONCE: Final = {"several", "worst", "billed", "ghosts"}  # small when made; the others are looked through, not kept
+_OF_CALLS: Final = {"asked", "several", "newest", "c"}  # of a page, these are known
 _CALLS_OF_PAGE: Final = f"""
     WITH page AS MATERIALIZED ({{page}}),
     c AS (
@@ -231,7 +238,7 @@ def _question(sql: str, window: Window, given: Row, page: str | None = None) -> 
     tables: list[str] = []
     named = sql
     for name, table in reversed(_TABLES.items()):
-        if re.search(rf"\b(?:FROM|JOIN) {name}\b", named) and not (page and name in ("c", "newest")):
+        if re.search(rf"\b(?:FROM|JOIN) {name}\b", named) and not (page and name in _OF_CALLS):
             kept = "MATERIALIZED" if name in _ONCE else "NOT MATERIALIZED"
             tables.insert(0, f"{name} AS {kept} {table.format_map(parts)}")
             named += table
