@@ -66,7 +66,7 @@ def coverage(source: Source, *, since: datetime | None = None, until: datetime |
         SELECT CASE WHEN t.why = '' THEN coalesce('no CDR: ' || u.reason, 'no CDR') ELSE t.why END AS why,
             count(*) AS calls
         FROM told t
-        LEFT JOIN sip_unjoined($since, $until) u ON hash(u.call_id) = CASE WHEN t.why = '' THEN t.of_call END
+        LEFT JOIN call_without_cdr($since, $until) u ON hash(u.call_id) = CASE WHEN t.why = '' THEN t.of_call END
         GROUP BY ALL"""
     found = rows_of(source, sql, {"since": since, "until": until})
     return sorted(found, key=lambda row: (-row["calls"], row["why"] or ""))

@@ -11,9 +11,14 @@ from pipeline.store.queries import Row, Source, messages_between, rows_of
 _AROUND: Final = timedelta(hours=1)  # a CDR may tell it late, and clocks disagree
 _MOST_LEGS: Final = 12
 
-# As view `call_leg` has it, without a look at all units.
-_TOLD_OF: Final = """
-    WITH told AS MATERIALIZED (FROM call_leg_state WHERE name = $call_id OR call_id = $call_id)
+# As view `call_leg` has it, without a look at all units. Each condition alone lets parts of files be passed over.
+_COLUMNS: Final = "name, kind, call_id, leg, tied_by, ts, end_ts, unit, revision"
+_TOLD_OF: Final = f"""
+    WITH told AS MATERIALIZED (
+        SELECT {_COLUMNS} FROM call_leg_state WHERE name = $call_id
+        UNION
+        SELECT {_COLUMNS} FROM call_leg_state WHERE call_id = $call_id
+    )
     SELECT name, kind, call_id, leg, ts, end_ts FROM told
     WHERE leg IS NOT NULL AND (unit, revision) IN (
         SELECT (unit, max(revision)) FROM call_leg_state WHERE unit IN (SELECT unit FROM told) GROUP BY unit)

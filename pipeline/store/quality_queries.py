@@ -78,7 +78,7 @@ def call_cdrs(source: Source, call_id: str) -> list[Row]:
 def why_without_cdr(source: Source, call_id: str, began: datetime) -> str | None:
     """The reason why no CDR is joined with a call on the mirror that `began` then; None when one is."""
     sql = """
-        SELECT reason FROM sip_unjoined($began, $began::TIMESTAMPTZ + INTERVAL 1 MICROSECOND)
+        SELECT reason FROM call_without_cdr($began, $began::TIMESTAMPTZ + INTERVAL 1 MICROSECOND)
         WHERE call_id = $call_id"""
     asked = {"call_id": call_id, "began": began}
     return next((row["reason"] for row in rows_of(source, sql, asked)), None)
@@ -94,6 +94,6 @@ def join_counts(source: Source, *, since: datetime | None = None, until: datetim
             SELECT 'CDR without SIP', reason, count(*) FROM cdr_unjoined
             WHERE ($since IS NULL OR start_ts >= $since) AND ($until IS NULL OR start_ts < $until) GROUP BY reason
             UNION ALL
-            SELECT 'SIP without CDR', reason, count(*) FROM sip_unjoined($since, $until) GROUP BY reason
+            SELECT 'SIP without CDR', reason, count(*) FROM call_without_cdr($since, $until) GROUP BY reason
         ) ORDER BY what DESC, calls DESC, reason"""
     return rows_of(source, sql, {"since": since, "until": until})
