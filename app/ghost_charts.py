@@ -120,6 +120,7 @@ def other_windows(table: pd.DataFrame, window_s: float | None) -> alt.LayerChart
         id_vars=["window", "mine"], value_vars=["canceled", "answered", "other"], var_name="outcome"
     )
     long["ended"] = [outcome_words(outcome) for outcome in long["outcome"]]
+    long["opacity"] = long["mine"].map({True: 1.0, False: 0.65})
     x = alt.X(
         "window:N",
         sort=list(drawn["window"]),
@@ -133,7 +134,7 @@ def other_windows(table: pd.DataFrame, window_s: float | None) -> alt.LayerChart
             x=x,
             y=alt.Y("value:Q", stack="zero", title="ghost calls found", axis=_WHOLE),
             color=_colour("ended:N", _by_outcome(long.loc[long["value"] > 0, "ended"])),
-            opacity=alt.condition("datum.mine", alt.value(1), alt.value(0.65)),
+            opacity=alt.Opacity("opacity:Q", scale=None, legend=None),
             tooltip=["window:N", "ended:N", alt.Tooltip("value:Q", title="found", format=",")],
         )
     )

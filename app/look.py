@@ -192,4 +192,5 @@ def chart(drawn: alt.Chart | alt.LayerChart | alt.FacetChart, key: str, alt_text
     styled = drawn.configure_axis(
         labelFontSize=_FONT_PX, titleFontSize=_FONT_PX, titleFontWeight="normal", gridOpacity=0.5
     ).configure_legend(labelFontSize=_FONT_PX, titleFontSize=_FONT_PX, orient="top", title=None)
-    return st.altair_chart(styled, key=key, alt=alt_text, width="stretch", **options)
+    spec = styled.to_dict(validate=False)  # a check against the schema takes longer than all else
+    return st.vega_lite_chart(spec=spec, key=key, alt=alt_text, width="stretch", **options)

@@ -7,7 +7,7 @@ of few directions is drawn hollow.
 from __future__ import annotations
 
 from datetime import tzinfo
-from typing import Final
+from typing import Any, Final
 
 import altair as alt
 import pandas as pd
@@ -31,6 +31,7 @@ LIMITS: Final[dict[str, tuple[str, str, float, float]]] = {
 _GRADES: Final = {"good": look.GREEN, "fair": look.AMBER, "poor": look.RED}
 _DASHES: Final = {"p95": [2, 2], "p50": [1, 0], "p5": [6, 3]}
 _LINE: Final = "#7d8894"
+_HOLLOW: Final = "transparent"
 _CELL_PX: Final = 17
 _BAR_PX: Final = 22
 _NAME_PX: Final = 220
@@ -49,6 +50,7 @@ def over_time(table: pd.DataFrame, zone: tzinfo) -> alt.LayerChart:
         value_name="r",
     )
     long["percentile"] = long["percentile"].str.removeprefix("r_")
+    long["fill"] = long["percentile"].map(look.PERCENTILES).mask(long["few"], _HOLLOW)
     base = alt.Chart(long).encode(
         x=time_axis(),
         y=_r_axis("r:Q", low),
@@ -76,7 +78,7 @@ def over_time(table: pd.DataFrame, zone: tzinfo) -> alt.LayerChart:
     lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
     points = base.mark_point(size=28, strokeWidth=1.5).encode(
         y=_r_axis("r:Q", low, shown=False),
-        fill=alt.condition("datum.few", alt.value("transparent"), alt.Color("percentile:N", legend=None)),
+        fill=_as_it_is(alt.Fill, "fill"),
     )
     spread = (
         alt.Chart(drawn)
@@ -151,6 +153,8 @@ def by_hour(table: pd.DataFrame) -> alt.LayerChart:
         band=[emodel_band(r) for r in known["r_p5"]],
         few=few,
         told=[f"({r:.0f})" if pale else f"{r:.0f}" for r, pale in zip(known["r_p5"], few, strict=True)],
+        opacity=few.map({True: 0.35, False: 0.95}),
+        ink=few.map({True: _LINE, False: "white"}),
     )
     hours = [f"{hour:02d}" for hour in range(24)]
     base = alt.Chart(drawn).encode(
@@ -173,18 +177,21 @@ def by_hour(table: pd.DataFrame) -> alt.LayerChart:
             scale=look.colours(list(look.BANDS), look.BANDS),
             legend=alt.Legend(columns=2, symbolOpacity=1, symbolStrokeWidth=0),
         ),
-        opacity=alt.condition("datum.few", alt.value(0.35), alt.value(0.95)),
+        opacity=_as_it_is(alt.Opacity, "opacity", "Q"),
     )
-    told = base.mark_text(fontSize=11).encode(
-        text="told:N", color=alt.condition("datum.few", alt.value(_LINE), alt.value("white"))
-    )
+    told = base.mark_text(fontSize=11).encode(text="told:N", color=_as_it_is(alt.Color, "ink"))
     return alt.layer(cells, told).properties(height=alt.Step(_CELL_PX))
 
 
 def by_key(table: pd.DataFrame, most: int = 15) -> alt.LayerChart:
     """R of each key, the worst above: a bar from percentile 5 to 95, a point at 50; hollow where it is made of few."""
     known = table.dropna(subset=["r_p5"]).head(most)
-    drawn = known.assign(key=known["key"].map(look.printable), few=known["enough"] < FEW)
+    few = known["enough"] < FEW
+    drawn = known.assign(
+        key=known["key"].map(look.printable),
+        opacity=few.map({True: 0.25, False: 0.5}),
+        fill=few.map({True: _HOLLOW, False: look.BLUE}),
+    )
     low = _lowest(known["r_p5"])
     base = alt.Chart(drawn).encode(
         y=alt.Y("key:N", sort=None, title=None, axis=alt.Axis(labelLimit=_NAME_PX, labelOverlap=False)),
@@ -207,11 +214,11 @@ def by_key(table: pd.DataFrame, most: int = 15) -> alt.LayerChart:
     span = base.mark_bar(size=9, color=look.BLUE).encode(
         x=alt.X("r_p5:Q", title=title, scale=scale, axis=axis),
         x2="r_p95:Q",
-        opacity=alt.condition("datum.few", alt.value(0.25), alt.value(0.5)),
+        opacity=_as_it_is(alt.Opacity, "opacity", "Q"),
     )
     middle = base.mark_point(size=70, strokeWidth=2, color=look.BLUE, opacity=1).encode(
         x=alt.X("r_p50:Q", title=title, scale=scale, axis=axis),
-        fill=alt.condition("datum.few", alt.value("transparent"), alt.value(look.BLUE)),
+        fill=_as_it_is(alt.Fill, "fill"),
     )
     return alt.layer(
         rules.encode(x=alt.X("r:Q", title=title, scale=scale, axis=axis)), span, middle
@@ -238,6 +245,11 @@ def reasons(table: pd.DataFrame) -> alt.LayerChart:
     )
     told = base.mark_text(align="left", dx=4, color=_LINE).encode(text="told:N")
     return alt.layer(bars, told).properties(height=alt.Step(_BAR_PX))
+
+
+def _as_it_is(channel: Any, column: str, kind: str = "N") -> Any:
+    """A channel that takes a column's values as they are; a condition costs more to build than the rest of a chart."""
+    return channel(f"{column}:{kind}", scale=None, legend=None)
 
 
 # -- R and its bands -------------------------------------------------------------------------------------
@@ -276,7 +288,7 @@ def _bands_behind(low: float) -> list[alt.Chart]:
         title=None,
     )
     named = base.mark_point(opacity=0).encode(
-        y=alt.Y("middle:Q", scale=scale, axis=words), tooltip=alt.value(None)
+        y=alt.Y("middle:Q", scale=scale, axis=words), tooltip=alt.TooltipValue(None)
     )
     return [edges, named]
 

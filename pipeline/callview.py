@@ -59,7 +59,8 @@ def _signalling(reader: Reader, call_id: str) -> CallView:
         attempts = beside.submit(queries.action_attempts, reader, call_id=call_id)
         known = queries.call_rows(reader, call_id)
         call = next(iter(known), None)
-        others = beside.submit(leg_queries.other_messages, reader, legs.result(), call and call["first_ts"])
+        began = call["first_ts"] if call else None
+        others = beside.submit(leg_queries.other_messages, reader, legs.result(), began)
         messages = queries.call_messages(reader, call_id, known)
         findings, proof = found.result()
         mirrored = {row["msg_id"] for row in messages}

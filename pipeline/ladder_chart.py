@@ -13,7 +13,6 @@ from datetime import UTC, tzinfo
 from typing import Any, Final
 
 import altair as alt
-import pandas as pd
 
 from pipeline.ladder import Arrow, Clock, Ladder, Note, times
 from pipeline.palette import ARROWS, BLUE, GREY
@@ -30,6 +29,7 @@ _RIGHT = 0.5  # lanes right of the last participant
 _NOTE_CHARS, _NOTE_CHARS_PER_LANE = 50, 17  # at least; in a lane of the least width
 _HEAD_EVERY = 30  # steps
 _ALL: Final = slice(None)
+_DATA: Final = ("lifelines", "heads", "notes", "arrows", "clocks")
 _INK = "currentColor"  # of the page that shows the chart, light or dark
 
 Row = dict[str, Any]
@@ -65,16 +65,19 @@ def chart(
         "kind:N", legend=None, scale=alt.Scale(domain=list(ARROWS), range=list(ARROWS.values()))
     )
     points = alt.Scale(domain=["right", "left"], range=["triangle-right", "triangle-left"])
-    dashes = alt.when("datum.kind === 'own'").then(alt.value([4, 3])).otherwise(alt.value([1, 0]))
+    dashes = alt.StrokeDash(
+        "kind:N",
+        legend=None,
+        scale=alt.Scale(domain=list(ARROWS), range=[[4, 3] if kind == "own" else [1, 0] for kind in ARROWS]),
+    )
     lane_px = f"(width / {lanes:.3f})"
     in_lane = alt.ExprRef(f"{lane_px} - 8")
     in_notes = alt.ExprRef(f"{lane_px} * {right:.3f} - 4")
     in_span = alt.ExprRef(f"max(60, {lane_px} * datum.lanes - 24)")
 
-    lifelines, heads, notes, arrows, clocks = (
-        _data(rows[name]) for name in ("lifelines", "heads", "notes", "arrows", "clocks")
-    )
-    marked = _data([row for row in rows["arrows"] if row["msg_id"] == selected])
+    data: dict[str, list[Row]] = {name: rows[name] for name in _DATA}
+    data["marked"] = [row for row in rows["arrows"] if row["msg_id"] == selected]
+    lifelines, heads, notes, arrows, clocks, marked = (alt.Chart(alt.NamedData(name)) for name in data)
     layers = [
         lifelines.mark_rule(color=GREY, opacity=0.4).encode(x(), y(), y2="y2:Q"),
         marked.mark_bar(color=BLUE, opacity=0.22, cornerRadius=3).encode(*whole_step),
@@ -85,17 +88,17 @@ def chart(
             color=_INK, align="left", baseline="top", lineBreak="\n", lineHeight=LINE_PX, limit=in_notes
         ).encode(x(), y(), text="label:N"),
         clocks.mark_text(color=GREY, align="left", font="monospace").encode(x(), y(), text="time:N"),
-        arrows.mark_rule(strokeWidth=1.5).encode(x(), y(), colour, x2="tip:Q", strokeDash=dashes),
+        arrows.mark_rule(strokeWidth=1.5).encode(x(), y(), colour, dashes, x2="tip:Q"),
         arrows.mark_point(filled=True, size=70, opacity=1).encode(
             x("head"), y(), colour, shape=alt.Shape("points:N", legend=None, scale=points)
         ),
         arrows.mark_text(color=_INK, dy=-8, limit=in_span).encode(x("middle"), y(), text="label:N"),
         _clickable(arrows, whole_step),
     ]
-    drawn: alt.LayerChart = (
-        alt.layer(*layers).properties(height=rows["height"], width="container").configure_view(stroke=None)
+    no_frame = alt.Config(view=alt.ViewConfig(stroke=None))
+    return alt.LayerChart(
+        layer=layers, datasets=data, height=rows["height"], width="container", config=no_frame
     )
-    return drawn
 
 
 def min_width_px(ladder: Ladder) -> int:
@@ -120,10 +123,6 @@ def _edges(ladder: Ladder) -> tuple[float, float]:
     return -min(0.8, 0.2 + 0.14 * count), max(count - 1, 0) + _RIGHT
 
 
-def _data(rows: Sequence[Row]) -> alt.Chart:
-    return alt.Chart(pd.DataFrame(rows))
-
-
 def _clickable(arrows: alt.Chart, whole_step: Sequence[Any]) -> alt.Chart:
     """An almost invisible bar over each arrow: easier to hit than a line, and it lights up below the pointer."""
     clicked = alt.selection_point(name=SELECTION, fields=["msg_id"], toggle=False)
@@ -135,7 +134,7 @@ def _clickable(arrows: alt.Chart, whole_step: Sequence[Any]) -> alt.Chart:
         arrows.mark_bar(color=BLUE, cornerRadius=3, cursor="pointer")
         .encode(
             *whole_step,
-            opacity=alt.when(below).then(alt.value(0.12)).otherwise(alt.value(0.001)),
+            opacity=alt.OpacityValue(0.001, condition={"param": below.name, "empty": False, "value": 0.12}),
             tooltip=[alt.Tooltip(f"{name}:N", title=title) for name, title in told],
         )
         .add_params(clicked, below)

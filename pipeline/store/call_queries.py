@@ -78,7 +78,8 @@ _TABLES: Final = {
         FROM cdr {of_page} GROUP BY call_id)""",
     "ghosts": "(SELECT DISTINCT call_id FROM finding WHERE kind = 'late_register' AND {ts_near})",
 }
-_ONCE: Final = {"several", "worst", "billed", "ghosts"}  # small when made; the others are looked through, not kept
+# Small when made; the others are looked through, not kept.
+_ONCE: Final = {"several", "worst", "billed", "ghosts"}
 _OF_CALLS: Final = {"asked", "several", "newest", "c"}  # of a page, these are known
 _CALLS_OF_PAGE: Final = f"""
     WITH page AS MATERIALIZED ({{page}}),
