@@ -23,6 +23,7 @@ from pipeline.instants import now_us, us_of
 from pipeline.priority import stand_back
 
 _THREADS = 4
+_BEHIND, _THREADS_BEHIND = "behind", 2
 _PATIENCE_S = 5.0
 
 
@@ -50,7 +51,10 @@ class Jobs:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # "run missed": a slow source says so itself
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(_THREADS, pool_kwargs={"initializer": stand_back})},
+            executors={
+                "default": ThreadPoolExecutor(_THREADS),
+                _BEHIND: ThreadPoolExecutor(_THREADS_BEHIND, pool_kwargs={"initializer": stand_back}),
+            },
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._jobs: dict[str, JobStatus] = {}
@@ -67,10 +71,12 @@ class Jobs:
         jitter: timedelta = timedelta(0),
         after: timedelta = timedelta(0),
         failing: Callable[[], str | None] = lambda: None,
+        can_wait: bool = False,
     ) -> None:
         """Call `work` `after` the start and then every `interval`, early or late by up to `jitter`.
 
-        Text that it returns is shown. `failing` is asked after a run: what went wrong in it, or None.
+        Text that it returns is shown. `failing` is asked after a run: what went wrong in it, or None. Work that
+        `can_wait` stands back when cores are short.
         """
         self._jobs[name] = JobStatus(name, interval.total_seconds())
         self._scheduler.add_job(
@@ -80,6 +86,7 @@ class Jobs:
             ),
             id=name,
             name=name,
+            executor=_BEHIND if can_wait else "default",
             next_run_time=datetime.now(UTC) + after,
         )
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-_NICE: Final = 10  # about a tenth of a core when others want all of it
+_NICE: Final = 5  # a quarter of a core when another thread wants all of it: enough not to starve
 _TASKS: Final = Path("/proc/self/task")
 _STARTING_S: Final = 0.001
 

@@ -138,7 +138,7 @@ class Service:
         if how.report_dir is not None:
             every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.report_error)
         for name, work, interval, after in self.store.jobs(self.settings.store):
-            every(interval, name, work, after=after, failing=self.store.failing(name))
+            every(interval, name, work, after=after, failing=self.store.failing(name), can_wait=True)
 
     def start(self) -> None:
         """Open the store and begin to receive."""
