@@ -187,10 +187,12 @@ def _rated(reader: Reader) -> list[dict[str, Any]]:
     give_up_s = time.monotonic() + _RATED_S
     found: list[dict[str, Any]] = []
     same_since_s = time.monotonic()
-    while (now_s := time.monotonic()) < give_up_s and now_s - same_since_s < _SETTLED_S:
+    while (now_s := time.monotonic()) < give_up_s:
         before, found = found, quality_queries.figures(reader)
-        if found != before or not _is_from_both(reader):
+        if found != before or not found or not _is_from_both(reader):
             same_since_s = now_s
+        elif now_s - same_since_s >= _SETTLED_S:
+            break
         time.sleep(0.5)
     return found
 
