@@ -59,6 +59,7 @@ class Sipp:
         argv = [
             *(programs.find("sipp"), f"{proxy[0]}:{proxy[1]}", "-sf", ready(scenario), "-m", "1", "-nostdin"),
             *("-i", address, "-p", str(self.port), "-t", {"udp": "u1", "tcp": "t1"}[transport]),
+            "-pause_msg_ign",  # a 180 that the proxy's workers let the 200 overtake
             *("-s", callee or user, "-au", user, "-ap", f"pw-{user}", "-cid_str", self.call_id),
             *("-timeout", f"{timeout_s}s", "-trace_msg", "-message_file", str(self._log)),
             *("-trace_err", "-error_file", str(run_dir / "errors.log")),
