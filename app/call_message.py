@@ -35,7 +35,7 @@ def show(row: Row, zone: ZoneInfo) -> None:
     when = look.time(row["ts"], zone, "%H:%M:%S.%f")
     told = f"{when} · {hop} · {look.number(row['payload_bytes'])} bytes · {agent} at {row['agent_addr']}"
     st.caption(look.plain(told))
-    st.code(text(row), language=None, wrap_lines=True, height=_HEIGHT_PX)
+    look.wire(text(row))
 
 
 def diff(first: Row, second: Row) -> None:

@@ -89,7 +89,7 @@ def serve(settings: Settings) -> None:
     host, port = _parsed(settings.app.listen)
     _require_sign_in(settings.app, host)
     _require_tls(settings.app)
-    with _bound(host, port) as bound:
+    with bind(host, port) as bound:
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         scheme = "https" if settings.app.tls_certificate else "http"
@@ -141,14 +141,19 @@ def _is_loopback(host: str) -> bool:
     return all(address.is_loopback for address in found)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ConfigError when that cannot be."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no valid name"
         raise ConfigError(
             f"app.listen {host}:{port}: {reason}; `hepduck app -L {host}:0` takes any free port"
         ) from error
+    # What it accepts inherits this. asyncio sets it only where a socket names TCP as its protocol, which this one does
+    # not: with Nagle's algorithm each answer would wait for an ACK, 40 ms.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
 
 
 def _server(settings: Settings, host: str) -> uvicorn.Server:

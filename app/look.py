@@ -43,7 +43,28 @@ _STYLE: Final = """<style>
 [data-testid="stMainBlockContainer"] { padding: 4.1rem 1.2rem 2rem }
 [data-testid="stMainBlockContainer"] > div > [data-testid="stVerticalBlock"] { gap: .7rem }
 .st-key-frame { border-bottom: 1px solid rgba(125,136,148,.3); padding-bottom: .5rem }
+.wire, .copies { font-size: .8rem; border: 1px solid rgba(125,136,148,.3); border-radius: .5rem }
+.wire { margin: 0; padding: .8rem; max-height: 35rem; overflow: auto; line-height: 1.45; white-space: pre-wrap;
+    overflow-wrap: anywhere }
+.copies { padding: .1rem .6rem; color: inherit; background: none; backdrop-filter: blur(4px); cursor: pointer }
+.st-key-wire { position: relative }
+.st-key-wire > :has(.copies) { position: absolute; top: .5rem; right: 1rem; width: auto; z-index: 1 }
 </style>"""
+# Where a browser lets no page write to the clipboard (without HTTPS), the text is marked, for Ctrl-C.
+_COPY: Final = """<button type="button" class="copies">Copy</button>
+<script>
+for (const button of document.querySelectorAll("button.copies")) button.onclick = async () => {
+    const wire = document.querySelector("pre.wire");
+    try {
+        await navigator.clipboard.writeText(wire.textContent);
+        button.textContent = "Copied";
+    } catch {
+        getSelection().selectAllChildren(wire);
+        button.textContent = "Marked: Ctrl-C";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+};
+</script>"""
 
 
 # -- text and numbers ------------------------------------------------------------------------------------
@@ -151,6 +172,17 @@ def facts(told: Mapping[str, object]) -> None:
         for name, value in known.items()
     )
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:.5rem 1.6rem">{cells}</div>')
+
+
+def wire(text: str) -> None:
+    """Text from the wire, line by line, with a button that copies it; one on a page.
+
+    Streamlit's `st.code` colours hundreds of languages, all of which a browser would load to show plain text.
+    """
+    lines = "\n".join(_html(line) for line in text.split("\n"))
+    with st.container(key="wire"):
+        st.html(_COPY, unsafe_allow_javascript=True)  # nothing of it is from the wire
+        st.html(f'<pre class="wire">\n{lines}</pre>')  # HTML drops that first line break
 
 
 def _html(text: object) -> str:

@@ -149,8 +149,8 @@ class Visit:
         canvas.click(position={"x": 60, "y": _HEAD_PX + (row + 0.5) * _ROW_PX}, force=True)
 
     def raw(self) -> str:
-        """The message beside the ladder."""
-        shown = self.page.get_by_test_id("stCode").locator("code").all_text_contents()
+        """The message beside the ladder, or how it differs from another."""
+        shown = self.page.locator("pre.wire, [data-testid=stCode] code").all_text_contents()
         return "".join(shown).rstrip("\n")  # two for a moment, while one takes the other's place
 
     def arrow(self, label: str, nth: int = 0, *, hover: bool = False) -> None:

@@ -147,6 +147,10 @@ def test_search_ladder_message_and_pcap(call: Visit, tap: RunningTap, tmp_path: 
     shown = starred(wanted["payload"])
     assert shown != wanted["payload"]
     wait_for(lambda: call.raw() == shown.decode().replace("\r\n", "\n").rstrip("\n"), "the message")
+    call.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    call.page.get_by_role("button", name="Copy", exact=True).click()
+    call.page.get_by_role("button", name="Copied").wait_for()
+    assert call.page.evaluate("navigator.clipboard.readText()").rstrip("\n") == call.raw()
 
     # The pcap: tshark reads what is stored.
     call.element("exports").get_by_role("button").click()

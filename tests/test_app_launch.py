@@ -22,6 +22,7 @@ from filled import Run, run_in_process  # noqa: F401 - a fixture
 from tap import COMMAND, environment
 
 from app import warm
+from app.launch import bind
 from app.signin import SIGN_OUT, Gate, fits, is_user, password_line, read_passwords
 from pipeline.errors import ConfigError
 from pipeline.settings import AppSettings
@@ -44,6 +45,13 @@ def test_getting_ready_needs_nothing(app_store: AppStore, tmp_path: Path) -> Non
     for store in (app_store.path, tmp_path):
         with reading(store):
             warm.start().join()
+
+
+def test_no_answer_waits_for_an_ack() -> None:
+    with bind("127.0.0.1", 0) as bound, socket.create_connection(bound.getsockname()):
+        accepted, _ = bound.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # -- where it may listen ---------------------------------------------------------------------------------
