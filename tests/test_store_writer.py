@@ -80,6 +80,15 @@ def test_columns_come_back_as_they_were_put(writer: Writer) -> None:
     assert len(ask(writer, "SELECT DISTINCT batch_id FROM lake.sip WHERE batch_id IS NOT NULL")) == 1
 
 
+def test_files_that_were_read_take_no_memory(writer: Writer) -> None:
+    """A merge reads each file once: they would push out of memory what is read again."""
+    assert writer.put("sip", sip_rows(600))
+    writer.flush()
+    assert ask(writer, "SELECT count(DISTINCT payload) FROM lake.sip") != [(0,)]
+    kept = "SELECT sum(memory_usage_bytes) FROM duckdb_memory() WHERE tag = 'EXTERNAL_FILE_CACHE'"
+    assert ask(writer, kept) == [(0,)]
+
+
 def test_small_rows_come_back_with_json_lists_and_both_kinds_of_time(writer: Writer) -> None:
     evidence = {"device": 'a "quoted" \\ ünï \r\n word', "late_ms": 612.5, "legs": [1, 2]}
     row = {"finding_id": "f1", "ts": T0, "evidence": evidence, "msg_ids": [7, 9], "trusted": True}

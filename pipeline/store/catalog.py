@@ -67,6 +67,8 @@ class Catalog:
             f"METADATA_CATALOG {quoted(self._paths.catalog.stem)}, DATA_INLINING_ROW_LIMIT 0"
         )
         run(f"ATTACH {quoted(f'ducklake:duckdb:{self._paths.catalog}')} AS lake ({options})")
+        # Files are local: the kernel keeps what is read again. DuckDB would fill its memory with what merges read once.
+        run("SET GLOBAL enable_external_file_cache = false")
         run("SET GLOBAL ducklake_max_retry_count = 100")
         run("SET GLOBAL ducklake_retry_wait_ms = 20")
         run("SET GLOBAL ducklake_retry_backoff = 1.3")
