@@ -134,7 +134,7 @@ def other_windows(table: pd.DataFrame, window_s: float | None) -> alt.LayerChart
             x=x,
             y=alt.Y("value:Q", stack="zero", title="ghost calls found", axis=_WHOLE),
             color=_colour("ended:N", _by_outcome(long.loc[long["value"] > 0, "ended"])),
-            opacity=alt.Opacity("opacity:Q", scale=None, legend=None),
+            opacity=look.as_it_is(alt.Opacity, "opacity", "Q"),
             tooltip=["window:N", "ended:N", alt.Tooltip("value:Q", title="found", format=",")],
         )
     )

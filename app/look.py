@@ -219,6 +219,11 @@ def colours(names: Sequence[str], of: dict[str, str]) -> alt.Scale:
     return alt.Scale(domain=list(names), range=[of.get(name, GREY) for name in names])
 
 
+def as_it_is(channel: Any, column: str, kind: str = "N") -> Any:
+    """A channel that takes a column's values as they are; a condition costs more to build than the rest of a chart."""
+    return channel(f"{column}:{kind}", scale=None, legend=None)
+
+
 def chart(drawn: alt.Chart | alt.LayerChart | alt.FacetChart, key: str, alt_text: str, **options: Any) -> Any:
     """Show a chart at the width of its place; `alt_text` says in words what it shows."""
     styled = drawn.configure_axis(

@@ -7,7 +7,7 @@ of few directions is drawn hollow.
 from __future__ import annotations
 
 from datetime import tzinfo
-from typing import Any, Final
+from typing import Final
 
 import altair as alt
 import pandas as pd
@@ -78,7 +78,7 @@ def over_time(table: pd.DataFrame, zone: tzinfo) -> alt.LayerChart:
     lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
     points = base.mark_point(size=28, strokeWidth=1.5).encode(
         y=_r_axis("r:Q", low, shown=False),
-        fill=_as_it_is(alt.Fill, "fill"),
+        fill=look.as_it_is(alt.Fill, "fill"),
     )
     spread = (
         alt.Chart(drawn)
@@ -177,9 +177,9 @@ def by_hour(table: pd.DataFrame) -> alt.LayerChart:
             scale=look.colours(list(look.BANDS), look.BANDS),
             legend=alt.Legend(columns=2, symbolOpacity=1, symbolStrokeWidth=0),
         ),
-        opacity=_as_it_is(alt.Opacity, "opacity", "Q"),
+        opacity=look.as_it_is(alt.Opacity, "opacity", "Q"),
     )
-    told = base.mark_text(fontSize=11).encode(text="told:N", color=_as_it_is(alt.Color, "ink"))
+    told = base.mark_text(fontSize=11).encode(text="told:N", color=look.as_it_is(alt.Color, "ink"))
     return alt.layer(cells, told).properties(height=alt.Step(_CELL_PX))
 
 
@@ -214,11 +214,11 @@ def by_key(table: pd.DataFrame, most: int = 15) -> alt.LayerChart:
     span = base.mark_bar(size=9, color=look.BLUE).encode(
         x=alt.X("r_p5:Q", title=title, scale=scale, axis=axis),
         x2="r_p95:Q",
-        opacity=_as_it_is(alt.Opacity, "opacity", "Q"),
+        opacity=look.as_it_is(alt.Opacity, "opacity", "Q"),
     )
     middle = base.mark_point(size=70, strokeWidth=2, color=look.BLUE, opacity=1).encode(
         x=alt.X("r_p50:Q", title=title, scale=scale, axis=axis),
-        fill=_as_it_is(alt.Fill, "fill"),
+        fill=look.as_it_is(alt.Fill, "fill"),
     )
     return alt.layer(
         rules.encode(x=alt.X("r:Q", title=title, scale=scale, axis=axis)), span, middle
@@ -245,11 +245,6 @@ def reasons(table: pd.DataFrame) -> alt.LayerChart:
     )
     told = base.mark_text(align="left", dx=4, color=_LINE).encode(text="told:N")
     return alt.layer(bars, told).properties(height=alt.Step(_BAR_PX))
-
-
-def _as_it_is(channel: Any, column: str, kind: str = "N") -> Any:
-    """A channel that takes a column's values as they are; a condition costs more to build than the rest of a chart."""
-    return channel(f"{column}:{kind}", scale=None, legend=None)
 
 
 # -- R and its bands -------------------------------------------------------------------------------------
