@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -227,11 +228,24 @@ def test_a_reader_waits_for_a_tap_that_is_starting(store: Path) -> None:
         tap.wait(PATIENCE_S)
 
 
+def test_a_tap_that_has_made_its_lock_and_not_yet_taken_it_is_waited_for(store: Path) -> None:
+    store.mkdir()
+    (store / "writer.lock").touch()
+    with ThreadPoolExecutor() as pool:
+        opened = pool.submit(open_reader, store, timeout_s=PATIENCE_S)
+        time.sleep(0.3)
+        with Writer(store, "n1"), opened.result() as reader:
+            assert count(reader) == 0
+
+
 def test_no_store_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store at"):
         open_reader(tmp_path / "nosuch")
     with pytest.raises(StoreError, match="there is no store at"):
         attach_lines(tmp_path / "nosuch")
+    (tmp_path / "writer.lock").touch()  # of a tap that ended before it had made its store
+    with pytest.raises(StoreError, match="there is no store at"):
+        open_reader(tmp_path, timeout_s=PATIENCE_S)
 
 
 def test_a_store_that_moved_is_read_and_written_where_it_is_now(store: Path, tmp_path: Path) -> None:

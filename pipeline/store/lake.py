@@ -22,7 +22,14 @@ import duckdb
 from pipeline.errors import StoreError
 from pipeline.store.duck import connect, load_statements, quoted
 from pipeline.store.migrate import require_newest
-from pipeline.store.paths import QuietStore, StorePaths, catalog_stamp, copy_catalog, writer_runs
+from pipeline.store.paths import (
+    QuietStore,
+    StorePaths,
+    catalog_stamp,
+    copy_catalog,
+    writer_begins,
+    writer_runs,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +56,7 @@ def open_reader(
     paths = StorePaths.of(path)
     deadline = time.monotonic() + timeout_s
     while True:
-        if not paths.catalog.exists() and not writer_runs(paths):
+        if not paths.catalog.exists() and not writer_runs(paths) and not writer_begins(paths):
             raise StoreError(f"there is no store at {paths.root}: `hepduck run` makes one")
         connection = _new_connection(memory_limit, threads)
         try:
@@ -181,11 +188,11 @@ def _spill_folder() -> Path:
 
 
 def _attach_copy(connection: duckdb.DuckDBPyConnection, paths: StorePaths) -> bool:
-    """Attach a copy of the catalog, taken while no tap can start; False when one runs."""
+    """Attach a copy of the catalog, taken while no tap can start; False when one runs, or has made none yet."""
     with tempfile.TemporaryDirectory(prefix="hepduck-catalog-") as folder:
         copy = Path(folder) / paths.catalog.name
         with QuietStore(paths) as quiet:
-            if not quiet:
+            if not quiet or not paths.catalog.exists():
                 return False
             copy_catalog(paths, copy)
         connection.execute(_attach_statement(f"ducklake:{copy}", paths))

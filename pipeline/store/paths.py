@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 
+LOCK_WAIT_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class StorePaths:
@@ -89,7 +91,7 @@ class StorePaths:
 class WriterLock:
     """The exclusive lock of the one writer. The kernel drops it when the process ends, however it ends."""
 
-    def __init__(self, paths: StorePaths, wait_s: float = 2.0) -> None:
+    def __init__(self, paths: StorePaths, wait_s: float = LOCK_WAIT_S) -> None:
         """Take the lock, or raise StoreError naming the process that holds it.
 
         Readers hold it shared for the moment of copying a catalog: hence `wait_s`.
@@ -136,6 +138,14 @@ def writer_runs(paths: StorePaths) -> bool:
     """True while a tap holds the store."""
     with QuietStore(paths) as quiet:
         return not quiet
+
+
+def writer_begins(paths: StorePaths) -> bool:
+    """True where a tap may be about to hold the store: it makes the lock's file a moment before it locks it."""
+    try:
+        return time.time() - paths.lock.stat().st_mtime < LOCK_WAIT_S
+    except OSError:
+        return False
 
 
 def fsync(path: Path) -> None:
