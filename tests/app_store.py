@@ -126,6 +126,7 @@ def reading(store: Path, **overrides: object) -> Iterator[None]:
 
     chosen = {"store.path": str(store), **{f"app.{name}": value for name, value in overrides.items()}}
     configure(load(overrides=chosen, no_file=True)[0])
+    st.cache_data.clear()  # answers to a page of this module that is still open
     try:
         # Each run of an AppTest looks through all installed packages for components: six times as slow.
         with patch.object(manifest_scanner, "scan_component_manifests", list):
