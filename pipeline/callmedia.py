@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from pipeline.errors import RtcpError
 from pipeline.instants import at
-from pipeline.protocols.rtcp import Report, parse
+from pipeline.protocols.rtcp import parse
 from pipeline.protocols.rtcp_intervals import Intervals
+from pipeline.protocols.rtcp_report import Report
 from pipeline.store.queries import Row, Source, rows_of
 
 _SOURCE: Final = "hep rtcp"

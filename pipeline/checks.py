@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from pipeline.assemble import actions_of, detectors_of
-from pipeline.engine.rules import check_rules
+from pipeline.engine.rule_settings import check_rules
 from pipeline.errors import HepduckError, StoreError
 from pipeline.ingest.cdr.trial import try_source
 from pipeline.ingest.tap import Tap

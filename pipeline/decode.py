@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import structlog
 
+from pipeline.agents import MAX_AGENTS, OTHERS, Agents, AgentSeen
 from pipeline.engine.events import SipEvent
 from pipeline.errors import DecodeError
 from pipeline.ingest import Datagram
-from pipeline.instants import at
 from pipeline.protocols.hep import HepPacket
 from pipeline.protocols.hep import decode as decode_hep
 from pipeline.protocols.hep.packet import PROTOCOL_TYPE_LOG as LOG
@@ -32,10 +32,6 @@ log = structlog.get_logger(__name__)
 
 DAY_US = 86_400_000_000
 WEIRD_HEAD_BYTES = 256
-MAX_AGENTS = (
-    1_000  # kept apart: addresses and agent ids are the sender's word, and each has a clock of its own
-)
-OTHERS = "others"
 BUGS_LOGGED = 10
 METHODS = frozenset(
     "INVITE ACK BYE CANCEL OPTIONS REGISTER PRACK SUBSCRIBE NOTIFY PUBLISH INFO REFER MESSAGE UPDATE".split()
@@ -64,47 +60,6 @@ Admit = Callable[[Datagram, HepPacket], bool | None]
 def admit_all(datagram: Datagram, _packet: HepPacket) -> bool:
     """For recordings: whoever has the file has made sure of it."""
     return datagram.trusted
-
-
-@dataclass(slots=True)
-class AgentSeen:
-    """What is known of one capture agent since the start."""
-
-    agent_addr: str
-    agent_id: int | None
-    hep_version: int = 0
-    packets: int = 0
-    last_seen_us: int = 0
-    first_seen_us: int = 0
-    skew_us: int = 0  # its timestamp behind (+) or ahead of (-) our arrival time, last seen
-    trusted: bool = True
-    changed: bool = True
-
-    @property
-    def name(self) -> str:
-        """See `agent_name`."""
-        return agent_name(self.agent_addr, self.agent_id)
-
-    def row(self, node: str, now_us: int) -> dict[str, Any]:
-        """A row of table `agent`."""
-        return {
-            "node": node,
-            "agent": self.name,
-            "agent_id": self.agent_id,
-            "agent_addr": self.agent_addr,
-            "hep_versions": str(self.hep_version),
-            "trusted": self.trusted,
-            "first_seen": at(self.first_seen_us),
-            "last_seen": at(self.last_seen_us),
-            "skew_ms": self.skew_us / 1000,
-            "received": self.packets,
-            "updated_at": at(now_us),
-        }
-
-
-def agent_name(address: str, agent_id: int | None) -> str:
-    """`10.0.0.5/2001`, or the address alone where it sends no capture id."""
-    return address if agent_id is None else f"{address}/{agent_id}"
 
 
 class BadKey(NamedTuple):
@@ -157,8 +112,7 @@ class Decoder:
         self._last_id = last_msg_id
         self._made = 0  # messages that became a row or were rejected
         self._rows: dict[str, list[tuple[Any, ...]]] = {"sip": [], "rtcp": [], "log": [], "weird": []}
-        self._agents: dict[tuple[str, int | None], AgentSeen] = {}
-        self._agent_names: dict[tuple[str, int | None], str] = {}
+        self._agents = Agents()
         self.counts = Counts()
 
     @property
@@ -213,10 +167,7 @@ class Decoder:
 
     def agents(self) -> list[AgentSeen]:
         """The capture agents heard since the last call."""
-        heard = [agent for agent in self._agents.values() if agent.changed]
-        for agent in heard:
-            agent.changed = False
-        return heard
+        return self._agents.heard()
 
     def _count(self, sip: pa.Table) -> None:
         counted = sip.group_by(["method", "status"]).aggregate([([], "count_all")])
@@ -234,7 +185,14 @@ class Decoder:
         ts_us = packet.ts_us
         if ts_us is None or ts_us > arrival_us + DAY_US:  # none sent, or a clock nobody can live by
             ts_us = max(arrival_us, self._last_id + 1)  # one read gives one time to many: keep their order
-        self._seen(datagram, packet, trusted, arrival_us - ts_us)
+        self._agents.see(
+            datagram.agent_addr,
+            packet.agent_id,
+            hep_version=packet.version,
+            trusted=trusted,
+            arrival_us=arrival_us,
+            skew_us=arrival_us - ts_us,
+        )
         if packet.defects:
             self.counts.defects.update(packet.defects)
         kind = packet.protocol_type
@@ -257,7 +215,7 @@ class Decoder:
             self._weird(datagram, ts_us, error.kind, error.detail, packet.payload)
             return
         rows = self._rows["sip"]
-        agent = self._agent_name(datagram.agent_addr, packet.agent_id)
+        agent = self._agents.name(datagram.agent_addr, packet.agent_id)
         for sip in messages:
             msg_id = self._next_id(datagram.arrival_us)
             if sip.defects:
@@ -329,20 +287,6 @@ class Decoder:
             self._next_id(datagram.arrival_us),
         )
 
-    def _seen(self, datagram: Datagram, packet: HepPacket, trusted: bool, skew_us: int) -> None:
-        key = (datagram.agent_addr, packet.agent_id)
-        agent = self._agents.get(key)
-        if agent is None:
-            if len(self._agents) >= MAX_AGENTS:
-                key = (OTHERS, None)
-            agent = self._agents.setdefault(key, AgentSeen(*key, first_seen_us=datagram.arrival_us))
-        agent.trusted = trusted
-        agent.hep_version = packet.version
-        agent.packets += 1
-        agent.last_seen_us = datagram.arrival_us
-        agent.skew_us = skew_us
-        agent.changed = True
-
     def _weird(self, datagram: Datagram, ts_us: int, kind: str, detail: str, data: bytes) -> None:
         self._made += 1
         self.counts.weird[kind] += 1
@@ -366,15 +310,6 @@ class Decoder:
         while self._is_taken is not None and self._is_taken(self._last_id):
             self._last_id += 1
         return self._last_id
-
-    def _agent_name(self, address: str, agent_id: int | None) -> str:
-        key = (address, agent_id)
-        name = self._agent_names.get(key)
-        if name is None:
-            if len(self._agent_names) >= MAX_AGENTS:
-                return OTHERS
-            name = self._agent_names[key] = agent_name(address, agent_id)
-        return name
 
 
 def _to_arrow(table: str, rows: list[tuple[Any, ...]]) -> pa.Table:

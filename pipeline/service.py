@@ -29,7 +29,8 @@ from pipeline.decode import Decoder
 from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
 from pipeline.engine.rows import finding_row
-from pipeline.engine.rules import RuleRunner, check_rules
+from pipeline.engine.rule_settings import check_rules
+from pipeline.engine.rules import RuleRunner
 from pipeline.errors import CaptureError, StoreError
 from pipeline.ingest.cdr.source import CdrSource
 from pipeline.ingest.queue import BatchQueue

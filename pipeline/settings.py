@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.engine.rules import RulesSettings
+from pipeline.engine.rule_settings import RulesSettings
 from pipeline.engine.state import StateSettings
 from pipeline.errors import ConfigError
 from pipeline.ingest.cdr.settings import CdrSourceSettings, with_names_of_their_own

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from pipeline.protocols.asterisk import SCALARS, STRINGS, parse_leg, parse_pairs
 from pipeline.protocols.leg import FLAGS, Direction, Leg, segment_lost, tie
-from pipeline.protocols.rtcp import Block, parse
+from pipeline.protocols.rtcp import parse
+from pipeline.protocols.rtcp_report import Block
 
 MES_ALL = (
     "ssrc=1759683583;themssrc=1153229647;lp=42;rxjitter=0.012375;rxcount=1066;txjitter=0.007625;"

@@ -10,6 +10,7 @@ from recordings import PATHS
 from tap import hep3, sip
 
 from pipeline import decode
+from pipeline.agents import MAX_AGENTS
 from pipeline.decode import Decoder
 from pipeline.ingest import Datagram
 from pipeline.ingest.recordings import read_recording
@@ -204,10 +205,10 @@ def test_agents(decoder: Decoder) -> None:
 
 def test_agents_are_bounded(decoder: Decoder) -> None:
     """The id is the sender's word: a stranger must not be able to fill our memory with it."""
-    for first in range(0, decode.MAX_AGENTS + 500, 500):
+    for first in range(0, MAX_AGENTS + 500, 500):
         decoder.decode([arrived(invite("c@x", agent_id=first + n)) for n in range(500)])
         decoder.take()
-    assert len(decoder.agents()) <= decode.MAX_AGENTS + 1
+    assert len(decoder.agents()) <= MAX_AGENTS + 1
 
 
 def test_counts_by_method_have_few_labels(decoder: Decoder) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from story import IPHONE, PROXY, STRANGER, T0_US, Phone, Story, engine_for, findings, lost_call, owed, play
 
+from pipeline.agents import MAX_AGENTS
 from pipeline.assemble import detectors_of
-from pipeline.decode import MAX_AGENTS, Decoder
+from pipeline.decode import Decoder
 from pipeline.engine.bindings import Registration
 from pipeline.engine.calls import MAX_LEGS, MAX_STRAYS
 from pipeline.engine.engine import Engine

@@ -16,8 +16,9 @@ from world.programs import MissingProgram, find
 
 from pipeline.errors import RtcpError
 from pipeline.protocols import rtcp
-from pipeline.protocols.rtcp import Block, Media, Report, Sender, VoipMetrics, parse
+from pipeline.protocols.rtcp import parse
 from pipeline.protocols.rtcp_intervals import Intervals, ntp32, round_trip_us
+from pipeline.protocols.rtcp_report import Block, Media, Report, Sender, VoipMetrics
 
 BLOCK = {
     "source_ssrc": 1232557275,

@@ -18,7 +18,8 @@ from late_findings import late_finding
 
 from pipeline.engine.actions import Action, ActionResult, ActionSettings, Attempt
 from pipeline.engine.commands import Finding
-from pipeline.engine.rules import Rule, RuleRunner, RulesSettings, check_rules
+from pipeline.engine.rule_settings import Rule, RulesSettings, check_rules
+from pipeline.engine.rules import RuleRunner
 from pipeline.errors import ActionError, ConfigError, StoreError
 from pipeline.store.ledger import Ledger
 

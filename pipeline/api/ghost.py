@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pipeline.agents import agent_name
 from pipeline.api.calls import call as view_call
 from pipeline.api.opened import Store, current
 from pipeline.callview import CallView
-from pipeline.decode import agent_name
 from pipeline.engine.actions import OWN_TAG_PREFIX
 from pipeline.ladder import message_label
 from pipeline.store import queries

@@ -21,63 +21,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.durations import Duration
 from pipeline.engine.actions import Action, ActionResult, Attempt
-from pipeline.engine.brakes import Brakes, BrakeSettings, Held, Ledger
+from pipeline.engine.attempts import Row, attempt_row, statuses
+from pipeline.engine.brakes import Brakes, Held, Ledger
 from pipeline.engine.commands import Finding
-from pipeline.errors import ActionError, ConfigError
+from pipeline.engine.rule_settings import ALL_OTHERS, RulesSettings, actions_by_kind, check_rules
+from pipeline.errors import ActionError
 
 _log = structlog.get_logger("hepduck.rules")
 
-Row = dict[str, Any]
 _START_LIMIT_S = 5.0
-ALL_OTHERS = "*"
-
-
-class Rule(BaseModel):
-    """One `[[rules.rule]]`: findings of this kind start these actions; `*` is every kind that no rule names."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    finding: str
-    actions: list[str]
-    name: str = ""
-
-    @property
-    def title(self) -> str:
-        return self.name or self.finding
-
-
-class RulesSettings(BrakeSettings):
-    """`[rules]`. Whether an action may act is said in its own table: `[actions.fake_call]`."""
-
-    rule: list[Rule] = Field(
-        default_factory=lambda: [
-            Rule(finding="late_register", actions=["log", "fake_call"]),
-            Rule(finding=ALL_OTHERS, actions=["log"]),
-        ],
-        description='which finding starts which actions; "*": all that no rule names',
-    )
-    backlog: int = Field(1000, ge=1, description="most findings under way; more are dropped and counted")
-    drain: Duration = Field(timedelta(seconds=10), description="how long a stop waits for what is under way")
-
-
-def check_rules(settings: RulesSettings, actions: Mapping[str, Action]) -> None:
-    """Raises ConfigError when a rule names an action that is not there."""
-    for rule in settings.rule:
-        for name in rule.actions:
-            if name not in actions:
-                known = ", ".join(sorted(actions)) or "none"
-                raise ConfigError(
-                    f"[rules] {rule.title}: no action {name}, or it lacks settings; known: {known}"
-                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +73,7 @@ class RuleRunner:
         self._clock = clock
         self._stop_file = stop_file
         self._brakes = Brakes(settings, ledger, stop_file)
-        self._by_kind = _by_kind(settings, actions)
+        self._by_kind = actions_by_kind(settings, actions)
         self._started: dict[str, Action] = {}
         self._lock = threading.Lock()
         self._submitted = self._dropped = self._pending = 0
@@ -143,7 +100,7 @@ class RuleRunner:
         with self._lock:
             self._settings = settings
             self._brakes = Brakes(settings, self._ledger, self._stop_file)
-            self._by_kind = _by_kind(settings, self._actions)
+            self._by_kind = actions_by_kind(settings, self._actions)
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(self._start_live(), self._loop)
 
@@ -313,7 +270,7 @@ class RuleRunner:
         def finish() -> None:
             try:
                 self._ledger.finish(
-                    attempt_id, result.outcome, result.detail, _statuses(result), self._now_us()
+                    attempt_id, result.outcome, result.detail, statuses(result), self._now_us()
                 )
             except Exception as error:  # noqa: BLE001 - the claim stands, which is what matters
                 _log.warning("ledger not written", attempt_id=attempt_id, error=_words(error))
@@ -322,44 +279,6 @@ class RuleRunner:
 
     def _now_us(self) -> int:
         return self._clock() // 1000
-
-
-def _by_kind(settings: RulesSettings, actions: Mapping[str, Action]) -> dict[str, list[tuple[str, Action]]]:
-    by_kind: dict[str, list[tuple[str, Action]]] = {ALL_OTHERS: []}
-    for rule in settings.rule:
-        pairs = by_kind.setdefault(rule.finding, [])
-        pairs += [(rule.title, actions[name]) for name in rule.actions]
-        pairs.sort(key=lambda pair: not pair[1].touches_world)  # a phone is ringing: tell nobody else first
-    return by_kind
-
-
-def attempt_row(
-    finding: Finding, action: Action, attempt: Attempt, result: ActionResult, *, dry_run: bool, ended_us: int
-) -> Row:
-    """The row of table `action_attempt`; times are microseconds since the epoch."""
-    register_us, latency_ms = finding.evidence.get("register_us"), None
-    if result.invite_sent_us is not None and isinstance(register_us, int):
-        latency_ms = (result.invite_sent_us - register_us) / 1000
-    return {
-        "attempt_id": attempt.attempt_id,
-        "finding_id": finding.finding_id,
-        "action": action.name,
-        "rule": attempt.rule,
-        "call_id": finding.call_id,
-        "device": finding.evidence.get("device"),
-        "target": finding.evidence.get("target"),
-        "dry_run": dry_run,
-        "started_at": attempt.started_us,
-        "ended_at": ended_us,
-        "outcome": result.outcome,
-        "detail": result.detail,
-        "sip_statuses": _statuses(result),
-        "register_to_invite_ms": latency_ms,
-    }
-
-
-def _statuses(result: ActionResult) -> list[dict[str, int]]:
-    return [{"status": status, "at_us": at_us} for status, at_us in result.statuses]
 
 
 def _words(error: Exception) -> str:

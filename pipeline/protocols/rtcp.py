@@ -12,107 +12,19 @@ twice; `type` is that of the last part. What a value cannot be becomes None.
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.errors import RtcpError
-
-SR, RR, XR = 200, 201, 207  # RFC 3550 section 12.1, RFC 3611 section 2
+from pipeline.protocols.rtcp_report import RR, SR, XR, Block, Media, Report, Sender, VoipMetrics
+from pipeline.protocols.rtcp_values import U32, finite, lost, short_text, storable, u32, within
 
 MAX_PAYLOAD_BYTES: Final = 65_535
 MAX_BRACKETS: Final = 256  # bounds depth and number of blocks alike; 31 blocks fit into a packet
 _NTP_EPOCH_S: Final = 2_208_988_800  # 1970 in the NTP era that began in 1900
-_U32: Final = 0xFFFFFFFF
 
 _RTCP_KEYS: Final = frozenset({"report_blocks", "sender_information", "report_count", "sdes_ssrc"})
 
 Pairs = list[tuple[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """The sender information of an SR (RFC 3550 section 6.4.1)."""
-
-    ntp_us: int | None = None  # microseconds since 1970
-    lsr: int | None = None  # the middle 32 bits of the NTP time: what reports give back as LSR
-    rtp_timestamp: int | None = None
-    packets: int | None = None
-    octets: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A report block (RFC 3550 section 6.4.1): what the reporter received of one source."""
-
-    source_ssrc: int
-    fraction_lost: int | None = None  # 1/256 since the report before
-    lost: int | None = None  # cumulative, signed
-    highest_seq: int | None = None  # extended by the cycles
-    jitter: int | None = None  # RTP timestamp units
-    lsr: int | None = None  # None: the reporter has seen no SR
-    dlsr: int | None = None  # 1/65536 s
-
-    @property
-    def fraction_lost_pct(self) -> float | None:
-        """Since the report before, 0 to 99.6; lost packets only, never negative."""
-        return None if self.fraction_lost is None else self.fraction_lost * 100 / 256
-
-
-@dataclass(frozen=True, slots=True)
-class VoipMetrics:
-    """VoIP metrics of an XR (RFC 3611 section 4.7); unavailable (127) is None."""
-
-    source_ssrc: int | None = None
-    loss_pct: float | None = None
-    discard_pct: float | None = None
-    burst_density_pct: float | None = None
-    gap_density_pct: float | None = None
-    burst_ms: int | None = None
-    gap_ms: int | None = None
-    round_trip_ms: int | None = None
-    end_system_ms: int | None = None
-    r_factor: int | None = None
-    mos_lq: float | None = None
-    mos_cq: float | None = None
-    buffer_nominal_ms: int | None = None
-    buffer_max_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """What an agent that watched the RTP itself says of a stream (HEP types 34 and 35)."""
-
-    call_id: str | None = None
-    src: tuple[str, int] | None = None
-    dst: tuple[str, int] | None = None
-    packets: int | None = None
-    expected: int | None = None
-    lost: int | None = None
-    jitter_ms: float | None = None
-    jitter_max_ms: float | None = None
-    r_factor: float | None = None
-    mos: float | None = None
-    codec: str | None = None
-    payload_type: int | None = None
-    clock_rate_hz: int | None = None
-    report_type: str | None = None  # "PERIODIC" ...
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One thing that was said: of a source (`block`, `xr`), of a stream (`media`), or only of itself (`sender`).
-
-    `sender` is with the first report of its packet alone. A report without any of the four was empty: an RR
-    before anything was received, as many phones open with (reporter and source have SSRC 0 then).
-    """
-
-    packet_type: int  # 200 SR, 201 RR, 207 XR; 0 for media reports
-    ssrc: int | None = None  # the reporter's; None: not told
-    sender: Sender | None = None
-    block: Block | None = None
-    xr: VoipMetrics | None = None
-    media: Media | None = None
 
 
 def parse(payload: bytes) -> list[Report]:
@@ -136,9 +48,9 @@ def parse(payload: bytes) -> list[Report]:
     reports = [report for part in _parts(pairs.pairs) for report in _reports(part)]
     known = pairs.last()
     if not reports and not _RTCP_KEYS.isdisjoint(known):
-        return [Report(_within(known.get("type"), SR, XR) or RR, _u32(known.get("ssrc")) or None)]
+        return [Report(within(known.get("type"), SR, XR) or RR, u32(known.get("ssrc")) or None)]
     if not reports:
-        names = ", ".join(_storable(name[:20]) for name, _ in pairs.pairs[:5])
+        names = ", ".join(storable(name[:20]) for name, _ in pairs.pairs[:5])
         raise RtcpError("rtcp_shape", f"no report in an object of {names or 'nothing'}")
     return reports
 
@@ -176,7 +88,7 @@ def _parts(pairs: Pairs) -> list[dict[str, Any]]:
 def _reports(part: dict[str, Any]) -> list[Report]:
     if "MOS" in part or "EXPECTED_PK" in part or "PACKET_LOSS" in part:
         return [Report(0, media=_media(part))]
-    ssrc = _u32(part.get("ssrc")) or None
+    ssrc = u32(part.get("ssrc")) or None
     sender = _sender(part.get("sender_information"))
     listed = part.get("report_blocks")
     blocks = [block for each in listed if (block := _block(each))] if isinstance(listed, list) else []
@@ -195,62 +107,6 @@ def _reports(part: dict[str, Any]) -> list[Report]:
     return reports if xr is None else [*reports, Report(XR, ssrc, xr=xr)]
 
 
-# -- values ----------------------------------------------------------------------------------------------
-
-
-def _int(value: Any) -> int | None:
-    """An integer, however written: a number, a float without a fraction, or a string of either."""
-    if isinstance(value, str):
-        value = value.strip()
-        if not (0 < len(value) <= 20 and value.isascii()):
-            return None
-        if value.removeprefix("-").isdigit():
-            return int(value)
-    number = _float(value)
-    return int(number) if number is not None and number == math.floor(number) else None
-
-
-def _float(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if abs(number) < 1e15 else None  # neither NaN nor infinite
-
-
-def _u32(value: Any) -> int | None:
-    """A field of 32 bits; a negative one was printed as signed."""
-    number = _int(value)
-    return number & _U32 if number is not None and -0x80000000 <= number <= _U32 else None
-
-
-def _within(value: Any, low: int, high: int) -> int | None:
-    number = _int(value)
-    return number if number is not None and low <= number <= high else None
-
-
-def _lost(value: Any) -> int | None:
-    """Cumulative loss has 24 bits and a sign; agents print it signed, or unsigned with 24 or 32 bits."""
-    number = _int(value)
-    if number is None:
-        return None
-    for bits in (24, 32):
-        if 1 << (bits - 1) <= number < 1 << bits:
-            number -= 1 << bits
-    return number if -0x800000 <= number < 0x800000 else None
-
-
-def _text(value: Any) -> str | None:
-    return _storable(value[:256]) if isinstance(value, str) and value else None
-
-
-def _storable(text: str) -> str:
-    """Without what JSON can say and no column can hold: halves of surrogate pairs, and NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-
-
 def _fields(value: Any) -> dict[str, Any] | None:
     return value.last() if isinstance(value, _Object) else None
 
@@ -263,9 +119,9 @@ def _sender(value: Any) -> Sender | None:
     fields = _fields(value)
     if fields is None:
         return None
-    seconds, fraction = _u32(fields.get("ntp_timestamp_sec")), _u32(fields.get("ntp_timestamp_usec"))
+    seconds, fraction = u32(fields.get("ntp_timestamp_sec")), u32(fields.get("ntp_timestamp_usec"))
     ntp_us, lsr = _ntp(seconds, fraction or 0) if seconds else (None, None)
-    numbers = [_u32(fields.get(name)) for name in ("rtp_timestamp", "packets", "octets")]
+    numbers = [u32(fields.get(name)) for name in ("rtp_timestamp", "packets", "octets")]
     return Sender(ntp_us, lsr, *numbers) if seconds or any(numbers) else None
 
 
@@ -283,17 +139,17 @@ def _ntp(seconds: int, fraction: int) -> tuple[int, int]:
 
 def _block(value: Any) -> Block | None:
     fields = _fields(value)
-    source_ssrc = _u32(fields.get("source_ssrc")) if fields else None
+    source_ssrc = u32(fields.get("source_ssrc")) if fields else None
     if fields is None or not source_ssrc:
         return None
     return Block(
         source_ssrc,
-        _within(fields.get("fraction_lost"), 0, 255),
-        _lost(fields.get("packets_lost")),
-        _u32(fields.get("highest_seq_no")),
-        _u32(fields.get("ia_jitter")),
-        _u32(fields.get("lsr")) or None,
-        _u32(fields.get("dlsr")),
+        within(fields.get("fraction_lost"), 0, 255),
+        lost(fields.get("packets_lost")),
+        u32(fields.get("highest_seq_no")),
+        u32(fields.get("ia_jitter")),
+        u32(fields.get("lsr")) or None,
+        u32(fields.get("dlsr")),
     )
 
 
@@ -313,16 +169,16 @@ def _xr(part: dict[str, Any]) -> VoipMetrics | None:
         return next((fields[name] for name in names if fields.get(name) is not None), None)
 
     def share_pct(*names: str) -> float | None:
-        share = _within(first(*names), 0, 255)
+        share = within(first(*names), 0, 255)
         return None if share is None else share * 100 / 256
 
     def time_ms(*names: str) -> int | None:
-        return _within(first(*names), 0, 0xFFFF)
+        return within(first(*names), 0, 0xFFFF)
 
-    if not any(_float(value) for name, value in fields.items() if name != "type"):
+    if not any(finite(value) for name, value in fields.items() if name != "type"):
         return None
     return VoipMetrics(
-        _u32(first("ssrc", "identifier", "id")) or None,
+        u32(first("ssrc", "identifier", "id")) or None,
         share_pct("loss_rate", "fraction_lost"),
         share_pct("discard_rate", "fraction_discard"),
         share_pct("burst_density", "burst_rate"),
@@ -331,7 +187,7 @@ def _xr(part: dict[str, Any]) -> VoipMetrics | None:
         time_ms("gap_duration"),
         time_ms("round_trip_delay") or None,
         time_ms("end_system_delay", "end_sys_delay") or None,
-        _within(first("r_factor", "R_fact"), 0, 100),
+        within(first("r_factor", "R_fact"), 0, 100),
         _mos(first("mos_lq", "MOS_LQ")),
         _mos(first("mos_cq", "MOS_CQ")),
         time_ms("jb_nominal", "JB_nom"),
@@ -341,7 +197,7 @@ def _xr(part: dict[str, Any]) -> VoipMetrics | None:
 
 def _mos(value: Any) -> float | None:
     """A MOS, or ten times that (RFC 3611 section 4.7.5)."""
-    number = _float(value)
+    number = finite(value)
     if number is None:
         return None
     if number > 5:
@@ -351,30 +207,30 @@ def _mos(value: Any) -> float | None:
 
 def _media(part: dict[str, Any]) -> Media:
     def count(name: str) -> int | None:
-        return _within(part.get(name), 0, _U32)
+        return within(part.get(name), 0, U32)
 
     def ms(*names: str) -> float | None:
-        number = next((n for name in names if (n := _float(part.get(name))) is not None), None)
+        number = next((n for name in names if (n := finite(part.get(name))) is not None), None)
         return number if number is not None and number >= 0 else None
 
     def address(side: str) -> tuple[str, int] | None:
-        ip, port = _text(part.get(f"{side}_IP")), _within(part.get(f"{side}_PORT"), 0, 65535)
+        ip, port = short_text(part.get(f"{side}_IP")), within(part.get(f"{side}_PORT"), 0, 65535)
         return (ip, port) if ip and port is not None else None
 
-    r = _float(part.get("MEAN_RFACTOR", part.get("RFACTOR")))
+    r = finite(part.get("MEAN_RFACTOR", part.get("RFACTOR")))
     return Media(
-        _text(part.get("RTP_SIP_CALL_ID")) or _text(part.get("CORRELATION_ID")),
+        short_text(part.get("RTP_SIP_CALL_ID")) or short_text(part.get("CORRELATION_ID")),
         address("SRC"),
         address("DST"),
         count("TOTAL_PK"),
         count("EXPECTED_PK"),
-        _lost(part.get("PACKET_LOSS")),
+        lost(part.get("PACKET_LOSS")),
         ms("MEAN_JITTER", "JITTER"),
         ms("MAX_JITTER"),
         r if r is not None and 0 < r <= 100 else None,
         _mos(part.get("MEAN_MOS", part.get("MOS"))),
-        _text(part.get("CODEC_NAME")),
-        _within(part.get("CODEC_PT"), 0, 127),
-        _within(part.get("CLOCK"), 1, 192_000),
-        _text(part.get("TYPE")),
+        short_text(part.get("CODEC_NAME")),
+        within(part.get("CODEC_PT"), 0, 127),
+        within(part.get("CLOCK"), 1, 192_000),
+        short_text(part.get("TYPE")),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.protocols.rtcp import Block, Sender
+from pipeline.protocols.rtcp_report import Block, Sender
 
 _U32: Final = 0xFFFFFFFF
 _SR_REMEMBERED: Final = 8

@@ -19,8 +19,9 @@ from pipeline.errors import RtcpError
 from pipeline.protocols.codecs import Codec, lookup
 from pipeline.protocols.emodel import Quality
 from pipeline.protocols.leg import Direction, Flag, Leg, share_pct
-from pipeline.protocols.rtcp import Block, Media, Report, Sender, VoipMetrics, parse
+from pipeline.protocols.rtcp import parse
 from pipeline.protocols.rtcp_intervals import Interval, Intervals
+from pipeline.protocols.rtcp_report import Block, Media, Report, Sender, VoipMetrics
 
 PAUSE_US: Final = 120_000_000  # a leg that was silent for longer is another one under the same name
 _NO_SSRC: Final = 0

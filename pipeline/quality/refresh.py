@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,8 @@ import duckdb
 import structlog
 
 from pipeline.errors import StoreError
-from pipeline.quality import cdr_calls, facts, leg_table
+from pipeline.quality import cdr_calls, cdr_groups, facts, leg_table
+from pipeline.quality.beside import SsrcBook, codecs_of
 from pipeline.quality.hep_book import HepBook, place_legs, rate_legs
 from pipeline.quality.rating import Row, nothing_left
 from pipeline.quality.settings import QualitySettings
@@ -215,14 +216,14 @@ class Refresher:
                 members.setdefault((row["source"], row["source_row"]), row)
         groups = [
             group
-            for group in cdr_calls.gather(members.values())
+            for group in cdr_groups.gather(members.values())
             if group.root in roots or any((row["source"], row["source_row"]) in due for row in group.rows)
         ]
         if not groups:
             return set()
-        codecs = _codecs(cursor, [row for group in groups for row in group.rows], ("call_id", "call_id_b"))
-        by_ssrc = _SsrcBook(cursor, groups)
-        codecs |= _codecs(cursor, by_ssrc.found, ("leg_call_id",))
+        codecs = codecs_of(cursor, [row for group in groups for row in group.rows], ("call_id", "call_id_b"))
+        by_ssrc = SsrcBook(cursor, groups)
+        codecs |= codecs_of(cursor, by_ssrc.found, ("leg_call_id",))
         batch = _Batch()
         for group in groups:
             call = cdr_calls.assess_call(
@@ -255,7 +256,7 @@ class Refresher:
             due = {(r["source"], r["linkedid"] or r["uniqueid"] or r["source_row"]) for r in rows}
             wanted = {root for _, root in due} if part else roots
             groups = leg_table.gather(facts.legs_beside(cursor, wanted)) if wanted else []
-            codecs = _codecs(cursor, [row for group in groups for row in group.rows], ("call_id",))
+            codecs = codecs_of(cursor, [row for group in groups for row in group.rows], ("call_id",))
             batch = _Batch()
             for group in groups:
                 ties, legs = leg_table.assess_legs(group, codecs, self._settings, self._revision)
@@ -315,47 +316,6 @@ class Refresher:
         self._marked_at = moment
 
 
-class _SsrcBook:
-    """Phones' SSRCs of legs without a Call-ID -> the Call-IDs of the reports about them, where there is just one."""
-
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, groups: Collection[cdr_calls.CdrGroup]) -> None:
-        wanted = {
-            ssrc
-            for group in groups
-            for row in group.rows
-            for column in ("rtcp_a_all", "rtcp_b_all")
-            if (ssrc := cdr_calls.remote_ssrc_of(row[column]))
-        }
-        times = [row["ts"] for group in groups for row in group.rows if row["ts"] is not None]
-        self.found: list[Row] = []
-        if wanted and times:
-            until = max(cdr_calls.end_of(row) for group in groups for row in group.rows if row["ts"])
-            self.found = facts.hep_legs_by_ssrc(cursor, wanted, min(times) - facts.SLACK, until + facts.SLACK)
-        self._by_ssrc: dict[int, list[Row]] = {}
-        for row in self.found:
-            self._by_ssrc.setdefault(row["remote_ssrc"], []).append(row)
-
-    def of(self, group: cdr_calls.CdrGroup) -> dict[int, str]:
-        """Those that were on during the call."""
-        timed = [row for row in group.rows if row["ts"] is not None]
-        if not timed or not self._by_ssrc:
-            return {}
-        since = min(row["ts"] for row in timed) - facts.SLACK
-        until = max(cdr_calls.end_of(row) for row in timed) + facts.SLACK
-        named: dict[int, str] = {}
-        for row in timed:
-            for column in ("rtcp_a_all", "rtcp_b_all"):
-                ssrc = cdr_calls.remote_ssrc_of(row[column]) or 0
-                fitting = {
-                    leg["leg_call_id"]
-                    for leg in self._by_ssrc.get(ssrc, ())
-                    if leg["ts"] <= until and leg["end_ts"] >= since
-                }
-                if len(fitting) == 1:
-                    named[ssrc] = fitting.pop()
-        return named
-
-
 def _root_of(unit: str) -> str:
     """`cdr/SOURCE/ROOT` -> `ROOT`; neither a source's name nor a uniqueid has a slash."""
     return unit.rpartition("/")[2]
@@ -369,15 +329,3 @@ def _time(text: Any, mark: Row | None) -> datetime | None:
         return datetime.fromisoformat(text)
     noted: datetime = mark["updated_at"]
     return noted
-
-
-def _codecs(
-    cursor: duckdb.DuckDBPyConnection, rows: Collection[Row], columns: Collection[str]
-) -> dict[str, str]:
-    """Call-ID -> codec, of the Call-IDs in these columns."""
-    call_ids = {row[column] for row in rows for column in columns if row[column]}
-    times = [row["ts"] for row in rows if row["ts"] is not None]
-    if not call_ids:
-        return {}
-    calls = facts.sip_calls(cursor, call_ids, min(times) if times else None)
-    return {call_id: row["codec"] for call_id, row in calls.items() if row["codec"]}

@@ -1,0 +1,103 @@
+"""The capture agents heard so far: how they are called, and what is known of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.instants import at
+
+MAX_AGENTS = (
+    1_000  # kept apart: addresses and agent ids are the sender's word, and each has a clock of its own
+)
+OTHERS = "others"
+
+
+def agent_name(address: str, agent_id: int | None) -> str:
+    """`10.0.0.5/2001`, or the address alone where it sends no capture id."""
+    return address if agent_id is None else f"{address}/{agent_id}"
+
+
+@dataclass(slots=True)
+class AgentSeen:
+    """What is known of one capture agent since the start."""
+
+    agent_addr: str
+    agent_id: int | None
+    hep_version: int = 0
+    packets: int = 0
+    last_seen_us: int = 0
+    first_seen_us: int = 0
+    skew_us: int = 0  # its timestamp behind (+) or ahead of (-) our arrival time, last seen
+    trusted: bool = True
+    changed: bool = True
+
+    @property
+    def name(self) -> str:
+        """See `agent_name`."""
+        return agent_name(self.agent_addr, self.agent_id)
+
+    def row(self, node: str, now_us: int) -> dict[str, Any]:
+        """A row of table `agent`."""
+        return {
+            "node": node,
+            "agent": self.name,
+            "agent_id": self.agent_id,
+            "agent_addr": self.agent_addr,
+            "hep_versions": str(self.hep_version),
+            "trusted": self.trusted,
+            "first_seen": at(self.first_seen_us),
+            "last_seen": at(self.last_seen_us),
+            "skew_ms": self.skew_us / 1000,
+            "received": self.packets,
+            "updated_at": at(now_us),
+        }
+
+
+class Agents:
+    """`MAX_AGENTS` of them are kept apart; those that come after are `OTHERS` together."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int | None], AgentSeen] = {}
+        self._names: dict[tuple[str, int | None], str] = {}
+
+    def see(
+        self,
+        address: str,
+        agent_id: int | None,
+        *,
+        hep_version: int,
+        trusted: bool,
+        arrival_us: int,
+        skew_us: int,
+    ) -> None:
+        """Note a packet of this agent."""
+        key = (address, agent_id)
+        agent = self._seen.get(key)
+        if agent is None:
+            if len(self._seen) >= MAX_AGENTS:
+                key = (OTHERS, None)
+            agent = self._seen.setdefault(key, AgentSeen(*key, first_seen_us=arrival_us))
+        agent.trusted = trusted
+        agent.hep_version = hep_version
+        agent.packets += 1
+        agent.last_seen_us = arrival_us
+        agent.skew_us = skew_us
+        agent.changed = True
+
+    def name(self, address: str, agent_id: int | None) -> str:
+        """See `agent_name`."""
+        key = (address, agent_id)
+        name = self._names.get(key)
+        if name is None:
+            if len(self._names) >= MAX_AGENTS:
+                return OTHERS
+            name = self._names[key] = agent_name(address, agent_id)
+        return name
+
+    def heard(self) -> list[AgentSeen]:
+        """Those heard since the last call."""
+        heard = [agent for agent in self._seen.values() if agent.changed]
+        for agent in heard:
+            agent.changed = False
+        return heard
