@@ -18,7 +18,7 @@ from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pipeline.errors import ConfigError
 
@@ -34,7 +34,8 @@ _SIGN_IN: Final = "/sign-in"
 _OPEN_PATHS: Final = ("/_stcore/health",)  # for whoever watches that the app is up
 _COOKIE: Final = "hepduck_session"
 _SESSION_S: Final = 12 * 3600
-_MAX_FORM_BYTES: Final = 4096
+_MAX_FORM_BYTES: Final = 16_384
+_MAX_ADDRESS: Final = 4_000  # characters of a page's address; in the form each may take three
 _N, _R, _P = 2**15, 8, 1  # 32 MB and about 0.1 s a try
 _MAX_MEMORY_BYTES: Final = 64 * 2**20
 
@@ -188,7 +189,7 @@ class Gate:
         elif scope["path"] == SIGN_OUT and self._has_session(dict(scope["headers"])):
             await self._answer_with(send, "", 0)
         else:
-            await _answer(send, 401, _form())
+            await _answer(send, 401, _form(_address(scope)))
 
     def _may_pass(self, scope: Scope) -> bool:
         if self._way in {"open", "oidc"} or scope["path"] in _OPEN_PATHS:
@@ -213,7 +214,7 @@ class Gate:
 
     async def _sign_in(self, receive: Receive, send: Send) -> None:
         form = parse_qs((await _body(receive)).decode("utf-8", "replace"))
-        user, password = (form.get(name, [""])[0] for name in ("user", "password"))
+        user, password, address = (form.get(name, [""])[0] for name in ("user", "password", "address"))
         import anyio.to_thread  # noqa: PLC0415  there with Streamlit only
 
         known = self._passwords.get(user) or next(
@@ -221,15 +222,15 @@ class Gate:
         )  # takes as long for strangers
         right = await anyio.to_thread.run_sync(fits, password, known) and user in self._passwords
         if not right:
-            await _answer(send, 401, _form("That is not right."))
+            await _answer(send, 401, _form(address, "That is not right."))
             return
         until = str(int(time.time()) + _SESSION_S)
-        await self._answer_with(send, f"{until}.{self._signed(until)}", _SESSION_S)
+        await self._answer_with(send, f"{until}.{self._signed(until)}", _SESSION_S, _inside(address))
 
-    async def _answer_with(self, send: Send, session: str, seconds: int) -> None:
-        """Back to the start, with a session or with none any more."""
+    async def _answer_with(self, send: Send, session: str, seconds: int, address: str = "/") -> None:
+        """On to a page, with a session or with none any more."""
         cookie = f"{_COOKIE}={session}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{self._secure}"
-        await _answer(send, 303, b"", [(b"location", b"/"), (b"set-cookie", cookie.encode())])
+        await _answer(send, 303, b"", [(b"location", address.encode()), (b"set-cookie", cookie.encode())])
 
 
 async def _body(receive: Receive) -> bytes:
@@ -250,11 +251,26 @@ async def _answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[
     await send({"type": "http.response.body", "body": body})
 
 
-def _form(wrong: str = "") -> bytes:
+def _address(scope: Scope) -> str:
+    """Path and query of what was asked for: a ticket's link leads to its page also by way of the sign-in."""
+    path, query = quote(scope["path"]), scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
+
+
+def _inside(address: str) -> str:
+    """The address if it is one of a page of the app, else the start: who made a link has no say in where it ends."""
+    elsewhere = address.startswith(("//", "/\\")) or not address.startswith("/")
+    fits_a_header = address.isascii() and address.isprintable() and len(address) <= _MAX_ADDRESS
+    ours = urlsplit(address).path in {_SIGN_IN, SIGN_OUT} if fits_a_header else True
+    return "/" if elsewhere or ours else address
+
+
+def _form(address: str, wrong: str = "") -> bytes:
     return _page(
         wrong,
         f'<form method="post" action="{_SIGN_IN}"><label>User<input name="user" autocomplete="username" autofocus>'
         '</label><label>Password<input name="password" type="password" autocomplete="current-password"></label>'
+        f'<input name="address" type="hidden" value="{html.escape(_inside(address))}">'
         "<button>Sign in</button></form>",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import signal
 import socket
@@ -197,6 +198,63 @@ def test_password(password_file: Path) -> None:
 
     assert browser.get(SIGN_OUT).status_code == 303
     assert browser.get("/").status_code == 401
+
+
+def form_of(page: httpx.Response) -> dict[str, str]:
+    """The fields of a page's form that a browser sends along unasked."""
+    (value,) = re.findall(r'<input name="address" type="hidden" value="([^"]*)">', page.text)
+    return {"address": html.unescape(value)}
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "/ghosts",
+        "/call?call_id=7f3a%40192.0.2.5&range=all&msg=3",
+        "/calls?q=%22x%22+-trunk%3Ab%26c%3D%3Cd%3E",
+        "/a%20page?a='b",
+    ],
+)
+def test_a_link_leads_to_its_page_by_way_of_the_sign_in(link: str, password_file: Path) -> None:
+    """Also when the first password was wrong."""
+    browser = Browser(password_file=password_file)
+    form = form_of(browser.get(link))
+    refused = browser.post("/sign-in", data={"user": "ann", "password": "wrong", **form})
+    let_in = browser.post("/sign-in", data={"user": "ann", "password": PASSWORD, **form_of(refused)})
+    assert let_in.headers["location"] == link
+    assert browser.get(link).text == "inside"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "//evil.test/",
+        "/\\evil.test/",
+        "https://evil.test/",
+        "javascript:alert(1)",
+        "/x\r\nset-cookie: a=b",
+        "/\t/evil.test",
+        "/sign-in?a=b",
+        SIGN_OUT,
+        "/é",
+        f"/{'x' * 5_000}",
+        "",
+    ],
+)
+def test_the_sign_in_leads_nowhere_else(address: str, password_file: Path) -> None:
+    """Whoever made a link has no say in where it ends."""
+    browser = Browser(password_file=password_file)
+    data = {"user": "ann", "password": PASSWORD, "address": address}
+    assert form_of(browser.post("/sign-in", data=data | {"password": "wrong"})) == {"address": "/"}
+    let_in = browser.post("/sign-in", data=data)
+    assert (let_in.status_code, let_in.headers["location"]) == (303, "/")
+
+
+def test_an_address_stays_text_in_the_form(password_file: Path) -> None:
+    address = '/"><script>alert(1)</script>'
+    page = Browser(password_file=password_file).post("/sign-in", data={"address": address})
+    assert form_of(page) == {"address": address}
+    assert "<script>" not in page.text
 
 
 def test_a_forged_session(password_file: Path) -> None:

@@ -107,7 +107,8 @@ def run(
 def in_one_line(status: Status) -> str:
     """The status as `systemctl status` shows it."""
     found = ", ".join(f"{count} {kind}" for kind, count in status.findings.items()) or "no findings"
-    return f"{status.received} messages received, {status.dropped} lost, {status.queued} queued; {found}"
+    rejected = f"{status.rejected} rejected, " if status.rejected else ""
+    return f"{status.received} messages received, {rejected}{status.dropped} lost, {status.queued} queued; {found}"
 
 
 def check(
