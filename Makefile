@@ -14,7 +14,7 @@ help:
 	@echo "make test    lint and all tests, with real Kamailio, sipp and tshark"
 	@echo "make run     the tap on udp and tcp 127.0.0.1:9060 (ARGS='-L udp:0.0.0.0:9060 ...')"
 	@echo "make notebooks  four Jupyter notebooks;  make docs  a page for each command"
-	@echo "make lint    ruff, mypy, import-linter;  make format  ruff format;  make bench  all benchmarks"
+	@echo "make lint    ruff, mypy, import-linter;  make format  ruff format;  make bench  README's tables"
 
 demo: $(VENV)/.runtime
 	@$(BIN)/hepduck demo $(if $(filter stay,$(DEMO)),--stay)

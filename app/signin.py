@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import hmac
 import html
+import posixpath
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,12 @@ from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote
 
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from anyio import CapacityLimiter
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from pipeline.settings import AppSettings
@@ -35,8 +37,9 @@ _OPEN_PATHS: Final = ("/_stcore/health",)  # for whoever watches that the app is
 _COOKIE: Final = "hepduck_session"
 _SESSION_S: Final = 12 * 3600
 _MAX_FORM_BYTES: Final = 16_384
-_MAX_ADDRESS: Final = 4_000  # characters of a page's address; in the form each may take three
+_MAX_ADDRESS_CHARS: Final = 4_000  # in the form each may take three
 _N, _R, _P = 2**15, 8, 1  # 32 MB and about 0.1 s a try
+_TRIES_AT_ONCE: Final = 2  # strangers can ask as often as they like: others wait
 _MAX_MEMORY_BYTES: Final = 64 * 2**20
 
 
@@ -175,6 +178,7 @@ class Gate:
         self._networks = [ip_network(network) for network in settings.proxy_networks]
         self._passwords = read_passwords(settings.password_file) if settings.password_file else {}
         self._secure = "; Secure" if settings.tls_certificate else ""
+        self._tries: CapacityLimiter | None = None
         self._key = secrets.token_bytes(32)  # who signed in before a restart does so again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -215,12 +219,15 @@ class Gate:
     async def _sign_in(self, receive: Receive, send: Send) -> None:
         form = parse_qs((await _body(receive)).decode("utf-8", "replace"))
         user, password, address = (form.get(name, [""])[0] for name in ("user", "password", "address"))
-        import anyio.to_thread  # noqa: PLC0415  there with Streamlit only
+        import anyio  # noqa: PLC0415  there with Streamlit only
 
+        if self._tries is None:
+            self._tries = anyio.CapacityLimiter(_TRIES_AT_ONCE)
         known = self._passwords.get(user) or next(
             iter(self._passwords.values())
         )  # takes as long for strangers
-        right = await anyio.to_thread.run_sync(fits, password, known) and user in self._passwords
+        judged = await anyio.to_thread.run_sync(fits, password, known, limiter=self._tries)
+        right = judged and user in self._passwords
         if not right:
             await _answer(send, 401, _form(address, "That is not right."))
             return
@@ -253,16 +260,18 @@ async def _answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[
 
 def _address(scope: Scope) -> str:
     """Path and query of what was asked for: a ticket's link leads to its page also by way of the sign-in."""
-    path, query = quote(scope["path"]), scope["query_string"].decode("latin-1")
-    return f"{path}?{query}" if query else path
+    path = scope.get("raw_path") or quote(scope["path"]).encode()
+    return (path + b"?" + scope["query_string"] if scope["query_string"] else path).decode("latin-1")
 
 
 def _inside(address: str) -> str:
-    """The address if it is one of a page of the app, else the start: who made a link has no say in where it ends."""
-    elsewhere = address.startswith(("//", "/\\")) or not address.startswith("/")
-    fits_a_header = address.isascii() and address.isprintable() and len(address) <= _MAX_ADDRESS
-    ours = urlsplit(address).path in {_SIGN_IN, SIGN_OUT} if fits_a_header else True
-    return "/" if elsewhere or ours else address
+    """The address if it is one within this app, else the start: who made a link has no say in where it ends."""
+    is_plain = address.isascii() and address.isprintable() and not set(address) & set(' \\"<>')
+    if not is_plain or len(address) > _MAX_ADDRESS_CHARS or not address.startswith("/"):
+        return "/"
+    path = unquote(address.partition("?")[0].partition("#")[0])
+    ends_elsewhere = path.startswith("//") or posixpath.normpath(path) in {_SIGN_IN, SIGN_OUT}
+    return "/" if ends_elsewhere else address
 
 
 def _form(address: str, wrong: str = "") -> bytes:

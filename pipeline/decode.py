@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import structlog
 
-from pipeline.agents import MAX_AGENTS, OTHERS, Agents, AgentSeen
+from pipeline.agents_seen import MAX_AGENTS, OTHERS, Agents, AgentSeen
 from pipeline.engine.events import SipEvent
 from pipeline.errors import DecodeError
 from pipeline.ingest import Datagram
@@ -164,6 +164,11 @@ class Decoder:
         if "sip" in tables:
             self._count(tables["sip"])
         return tables
+
+    @property
+    def has_agent_news(self) -> bool:
+        """Whether an agent is new, or trusted no more or again, since `agents` was asked last."""
+        return self._agents.has_news
 
     def agents(self) -> list[AgentSeen]:
         """The capture agents heard since the last call."""

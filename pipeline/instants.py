@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import overload
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -23,7 +23,7 @@ def at(us: None) -> None: ...
 def at(us: int | None) -> datetime | None: ...
 def at(us: int | None) -> datetime | None:
     """Microseconds since the epoch as an aware UTC time, exact."""
-    return None if us is None else _EPOCH + us * _MICROSECOND
+    return None if us is None else EPOCH + us * _MICROSECOND
 
 
 @overload
@@ -34,4 +34,4 @@ def us_of(instant: None) -> None: ...
 def us_of(instant: datetime | None) -> int | None: ...
 def us_of(instant: datetime | None) -> int | None:
     """An aware time in microseconds since the epoch, exact."""
-    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+    return None if instant is None else (instant - EPOCH) // _MICROSECOND

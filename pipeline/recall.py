@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import duckdb
 import structlog
 
-from pipeline.agents import agent_name
+from pipeline.agents_seen import agent_name
 from pipeline.engine.commands import Finding
 from pipeline.engine.engine import Engine
 from pipeline.engine.events import SipEvent

@@ -265,6 +265,9 @@ class Service:
             self.every_second(self.latest)
 
     def _hand_over(self) -> None:
+        if self.decoder.has_agent_news:  # before their messages: recall must know whether they were trusted
+            self._states.hand_over_agents()
+            self.outbox.flush()
         self.outbox.put(self.decoder.take())
         self.outbox.flush()
 

@@ -28,6 +28,7 @@ from pipeline.protocols.hep import HepPacket, HepStream
 from pipeline.protocols.hep.v3 import MAX_CHUNKS, decode_chunks, decode_kamailio
 from pipeline.protocols.redact import Redactor
 from pipeline.protocols.rtcp_intervals import Intervals
+from pipeline.protocols.rtcp_report import RR, SR, XR
 from pipeline.protocols.sip import SipMessage
 from pipeline.protocols.uri import parse_contacts, path_received, push_provider, via_source
 from pipeline.store.call_search import compile_search
@@ -193,9 +194,7 @@ def check_rtcp(data: bytes) -> None:
     for report in reports:
         json.dumps(asdict(report), allow_nan=False, ensure_ascii=False).encode()
         assert report.ssrc is None or 0 < report.ssrc < 2**32
-        assert (
-            report.packet_type in {0, rtcp.SR, rtcp.RR, rtcp.XR} or rtcp.SR <= report.packet_type <= rtcp.XR
-        )
+        assert report.packet_type in {0, SR, RR, XR} or SR <= report.packet_type <= XR
         if report.sender is not None:
             stream.sent(report.sender, at_us)
         if report.block is not None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.store.lake import open_reader
+from pipeline.store.lake import Reader
 
 COMMAND = [sys.executable, "-m", "pipeline"]
 PATIENCE_S = 60.0
@@ -171,8 +171,8 @@ class RunningTap:
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         """The rows of a query on its store, in any state of the tap."""
-        with open_reader(self.store) as reader:
-            found: list[dict[str, Any]] = reader.execute(query).to_arrow_table().to_pylist()
+        with Reader(self.store) as reader:
+            found: list[dict[str, Any]] = reader.query(query).to_pylist()
         return found
 
     def log(self) -> str:

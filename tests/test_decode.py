@@ -10,7 +10,7 @@ from recordings import PATHS
 from tap import hep3, sip
 
 from pipeline import decode
-from pipeline.agents import MAX_AGENTS
+from pipeline.agents_seen import MAX_AGENTS
 from pipeline.decode import Decoder
 from pipeline.ingest import Datagram
 from pipeline.ingest.recordings import read_recording

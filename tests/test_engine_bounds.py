@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from story import IPHONE, PROXY, STRANGER, T0_US, Phone, Story, engine_for, findings, lost_call, owed, play
 
-from pipeline.agents import MAX_AGENTS
+from pipeline.agents_seen import MAX_AGENTS
 from pipeline.assemble import detectors_of
 from pipeline.decode import Decoder
 from pipeline.engine.bindings import Registration

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from world.programs import MissingProgram, find
 
 from pipeline.errors import RtcpError
-from pipeline.protocols import rtcp
 from pipeline.protocols.rtcp import parse
 from pipeline.protocols.rtcp_intervals import Intervals, ntp32, round_trip_us
-from pipeline.protocols.rtcp_report import Block, Media, Report, Sender, VoipMetrics
+from pipeline.protocols.rtcp_report import SR, Block, Media, Report, Sender, VoipMetrics
 
 BLOCK = {
     "source_ssrc": 1232557275,
@@ -498,7 +497,7 @@ def on_the_wire(pcap: Path) -> dict[tuple[Any, ...], int | None]:
         # Asterisk misreads the SSRC of who reported to it.
         reporter = ssrc if src == ASTERISK else None
         has_block = count and block[0]
-        sender = tuple(numbers[10:13]) if kind == rtcp.SR else None
+        sender = tuple(numbers[10:13]) if kind == SR else None
         lsr = None if msw is None or lsw is None else (msw & 0xFFFF) << 16 | lsw >> 16
         where = (src, int(src_port), dst, int(dst_port))
         packets[where, kind, reporter, tuple(block) if has_block else None, sender] = lsr

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pipeline.agents import agent_name
+from pipeline.agents_seen import agent_name
 from pipeline.api.calls import call as view_call
 from pipeline.api.opened import Store, current
 from pipeline.callview import CallView

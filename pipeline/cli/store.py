@@ -28,21 +28,12 @@ def _order(store: Path | None, order: str, **arguments: Any) -> Any:
     from pipeline.logs import configure
     from pipeline.settings import LogSettings
     from pipeline.store.orders import carry_out
+    from pipeline.store.paths import StorePaths, require_store
 
     settings, _ = opt.settings_of(None, False, store, None)
     configure(LogSettings(level="error"))
-    _require(settings.store.path)
+    require_store(StorePaths.of(settings.store.path))  # none is made for an order
     return carry_out(settings.store.path, settings.node, settings.store.retention, order, **arguments)
-
-
-def _require(path: Path) -> None:
-    """Orders are for stores that are there: none is made for them."""
-    from pipeline.errors import StoreError
-    from pipeline.store.paths import StorePaths
-
-    paths = StorePaths.of(path)
-    if not paths.catalog.exists():
-        raise StoreError(f"there is no store at {paths.root}: `hepduck run` makes one")
 
 
 def _size(size_bytes: int) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from ipaddress import ip_address
 from typing import Any
 
-from pipeline.agents import agent_name
+from pipeline.agents_seen import agent_name
 from pipeline.doctor.diagnosis import (
     HEPDUCK,
     KAMAILIO,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from pipeline.agents import agent_name
+from pipeline.agents_seen import agent_name
 from pipeline.doctor.diagnosis import (
     KAMAILIO,
     SHELL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.agents import agent_name
+from pipeline.agents_seen import agent_name
 from pipeline.doctor.diagnosis import (
     KAMAILIO,
     SHELL,

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pipeline.errors import RtcpError
 from pipeline.protocols.rtcp_report import RR, SR, XR, Block, Media, Report, Sender, VoipMetrics
-from pipeline.protocols.rtcp_values import U32, finite, lost, short_text, storable, u32, within
+from pipeline.protocols.rtcp_values import MAX_U32, finite, lost, short_text, storable, u32, within
 
 MAX_PAYLOAD_BYTES: Final = 65_535
 MAX_BRACKETS: Final = 256  # bounds depth and number of blocks alike; 31 blocks fit into a packet
@@ -207,7 +207,7 @@ def _mos(value: Any) -> float | None:
 
 def _media(part: dict[str, Any]) -> Media:
     def count(name: str) -> int | None:
-        return within(part.get(name), 0, U32)
+        return within(part.get(name), 0, MAX_U32)
 
     def ms(*names: str) -> float | None:
         number = next((n for name in names if (n := finite(part.get(name))) is not None), None)

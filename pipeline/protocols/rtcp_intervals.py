@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.protocols.rtcp_report import Block, Sender
+from pipeline.protocols.rtcp_values import MAX_U32
 
-_U32: Final = 0xFFFFFFFF
 _SR_REMEMBERED: Final = 8
 _LSR_TOLERANCE: Final = (
     64  # 1/65536 s: 1 ms. Asterisk's microseconds do not give the NTP time back to the bit
@@ -41,7 +41,7 @@ def round_trip_us(arrival_ntp32: int, lsr: int, dlsr: int) -> int | None:
     The arrival is by the clock of the SR's sender. None for what came out negative or beyond a minute: some clock
     or delay was wrong.
     """
-    rtt_us = (arrival_ntp32 - lsr - dlsr & _U32) * 1_000_000 >> 16
+    rtt_us = (arrival_ntp32 - lsr - dlsr & MAX_U32) * 1_000_000 >> 16
     return rtt_us if rtt_us <= _MAX_RTT_US else None
 
 
@@ -111,7 +111,7 @@ class Intervals:
             rtt_us = round_trip_us(ntp32(at_us), block.lsr, block.dlsr)
         else:
             for lsr, seen_us in reversed(self._sent):
-                if (block.lsr - lsr + _LSR_TOLERANCE & _U32) <= 2 * _LSR_TOLERANCE:
+                if (block.lsr - lsr + _LSR_TOLERANCE & MAX_U32) <= 2 * _LSR_TOLERANCE:
                     rtt_us = at_us - seen_us - (block.dlsr * 1_000_000 >> 16)
                     break
         return rtt_us / 1000 if rtt_us is not None and 0 <= rtt_us <= _MAX_RTT_US else None
@@ -123,4 +123,4 @@ def _advance(before: int | None, now: int | None) -> int | None:
         return None
     if before <= 0xFFFF and now <= 0xFFFF and before > 0xC000 and now < 0x4000:
         return now - before & 0xFFFF  # an agent that leaves out the cycles
-    return now - before & _U32
+    return now - before & MAX_U32

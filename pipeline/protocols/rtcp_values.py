@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-U32: Final = 0xFFFFFFFF
+MAX_U32: Final = 0xFFFFFFFF
 
 
 def integer(value: Any) -> int | None:
@@ -34,7 +34,7 @@ def finite(value: Any) -> float | None:
 def u32(value: Any) -> int | None:
     """A field of 32 bits; a negative one was printed as signed."""
     number = integer(value)
-    return number & U32 if number is not None and -0x80000000 <= number <= U32 else None
+    return number & MAX_U32 if number is not None and -0x80000000 <= number <= MAX_U32 else None
 
 
 def within(value: Any, low: int, high: int) -> int | None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pipeline.instants import EPOCH
 from pipeline.protocols.asterisk import SCALARS, STRINGS, parse_leg
 from pipeline.protocols.leg import Leg, tie
-from pipeline.quality.cdr_groups import EPOCH, CdrGroup, end_of
+from pipeline.quality.cdr_groups import CdrGroup, end_of
 from pipeline.quality.rating import LegName, Place, Row, leg_rows
 from pipeline.quality.settings import QualitySettings
 

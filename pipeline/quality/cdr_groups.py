@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pipeline.instants import EPOCH
 from pipeline.quality.rating import Row
 
 _HAND_OVER: Final = timedelta(seconds=5)  # a channel's next row begins when its last one ends
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)

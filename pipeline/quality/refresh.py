@@ -25,17 +25,17 @@ import duckdb
 import structlog
 
 from pipeline.errors import StoreError
+from pipeline.instants import EPOCH
 from pipeline.quality import cdr_calls, cdr_groups, facts, leg_table
-from pipeline.quality.beside import SsrcBook, codecs_of
 from pipeline.quality.hep_book import HepBook, place_legs, rate_legs
 from pipeline.quality.rating import Row, nothing_left
 from pipeline.quality.settings import QualitySettings
+from pipeline.quality.sip_of_legs import SsrcBook, codecs_of
 from pipeline.store.commits import Span, newest, parts
 from pipeline.store.writer import Writer
 
 _TABLES: Final = ("sip", "rtcp", "call_state", "cdr", "cdr_leg")
 _MARK: Final = timedelta(minutes=1)  # a pass that found nothing is noted that often
-_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RTCP_ROWS: Final = 100_000  # at once
 _CDR_ROWS: Final = 10_000
 _NAMES: Final = 200_000  # of legs that are tied, before reports are looked at again
@@ -77,7 +77,7 @@ class Refresher:
         self._settings = settings or QualitySettings()
         self._book = HepBook(self._settings)
         self._position: dict[str, datetime | None] | None = None
-        self._marked_at = _NEVER
+        self._marked_at = EPOCH
         self._cold = True
         self._present: dict[str, set[str]] = {}  # source -> columns of media that it has
         self._revision = 0
@@ -106,7 +106,7 @@ class Refresher:
         known = json.loads(mark["position"]) if mark else {}
         self._position = {table: _time(known.get(table), mark) for table in _TABLES}
         self._cold = mark is not None
-        self._marked_at = mark["updated_at"] if mark else _NEVER
+        self._marked_at = mark["updated_at"] if mark else EPOCH
 
     def _pass(self, cursor: duckdb.DuckDBPyConnection) -> Refreshed:
         assert self._position is not None

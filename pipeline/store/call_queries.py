@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from pipeline.errors import StoreError
+from pipeline.instants import EPOCH
 from pipeline.store.call_search import Condition, compile_search
 from pipeline.store.heard_queries import ENOUGH, ENOUGH_PACKETS
 from pipeline.store.queries import Row, Source, rows_of
@@ -20,7 +21,6 @@ from pipeline.store.queries import Row, Source, rows_of
 LONGEST_CALL: Final = timedelta(hours=12)
 # Longer than a proxy lets a call ring (RFC 3261 16.6, timer C).
 UNFINISHED_AFTER: Final = timedelta(minutes=5)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _STATE: Final = """
     CASE WHEN outcome IS NOT NULL THEN outcome
@@ -178,7 +178,7 @@ def calls(
         keys = {name: [row[name] for row in rows] for name in ("call_id", "node", "recorded_at")}
         keys["position"] = list(range(len(rows)))
         page = Question(f"SELECT {', '.join(f'unnest(${name}) AS {name}' for name in keys)}", keys)
-        times = [time for row in rows for time in (row["first_ts"], row["last_ts"])] or [_EPOCH]
+        times = [time for row in rows for time in (row["first_ts"], row["last_ts"])] or [EPOCH]
         near = Window(min(times), max(times))
     columns = ", ".join(f'{sql} AS "{name}"' for name, sql in _COLUMNS.items())
     sql = f"SELECT {columns} FROM c {' '.join(_JOINS.values())} ORDER BY c.position"

@@ -7,15 +7,13 @@ gets a new one) would do.
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import duckdb
 
+from pipeline.instants import EPOCH
 from pipeline.store.files import WRITER_CATALOG
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""Stands for rows of before commits were noted."""
 
 
 class Span(NamedTuple):
@@ -44,7 +42,7 @@ class Span(NamedTuple):
 
 def newest(cursor: duckdb.DuckDBPyConnection, tables: Collection[str]) -> dict[str, datetime]:
     """For each table when its newest row was committed, by what the catalog knows of each file. (Of a column that was
-    added to a table with rows it knows no more.)"""
+    added to a table with rows it knows no more.) The epoch stands for rows of before commits were noted."""
     found = cursor.execute(
         f"""
         SELECT t.table_name, max(s.max_value::TIMESTAMPTZ) AS at

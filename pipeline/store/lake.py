@@ -27,7 +27,7 @@ from pipeline.store.paths import (
     StorePaths,
     catalog_stamp,
     copy_catalog,
-    writer_begins,
+    require_store,
     writer_runs,
 )
 
@@ -56,8 +56,7 @@ def open_reader(
     paths = StorePaths.of(path)
     deadline = time.monotonic() + timeout_s
     while True:
-        if not paths.catalog.exists() and not writer_runs(paths) and not writer_begins(paths):
-            raise StoreError(f"there is no store at {paths.root}: `hepduck run` makes one")
+        require_store(paths)
         connection = _new_connection(memory_limit, threads)
         try:
             if _attach_copy(connection, paths) or _attach_served(connection, paths):
@@ -80,9 +79,10 @@ def attach_lines(path: str | os.PathLike[str]) -> list[str]:
     They hold while the tap keeps running, or keeps not running: ask again after it started or stopped.
     """
     paths = StorePaths.of(path)
+    require_store(paths)
     served = read_reader_file(paths) if writer_runs(paths) else None
     if served is None and not paths.catalog.exists():
-        raise StoreError(f"there is no store at {paths.root}: `hepduck run` makes one")
+        raise StoreError(f"the tap is making the store at {paths.root}: ask again in a moment")
     lines = [f"{statement};" for statement in load_statements()]
     if served is None:
         lines.append("-- close this before the tap starts: DuckDB locks the file")
@@ -166,10 +166,11 @@ def _state(paths: StorePaths) -> object:
 
 
 def _went_stale(error: duckdb.Error) -> bool:
-    """Whether the attachment broke, not the statement. A server that dies while an answer is fetched comes
-    as an InvalidInputException that quotes the IO Error beneath."""
+    """Whether the attachment broke, not the statement. What broke while an answer is fetched comes as an
+    InvalidInputException that quotes what is beneath: the server that died, or a transaction that was aborted, which
+    no SELECT alone does."""
     if isinstance(error, duckdb.InvalidInputException):
-        return "IO Error" in str(error)
+        return "IO Error" in str(error) or "TransactionContext Error" in str(error)
     return isinstance(error, (duckdb.IOException, duckdb.HTTPException, duckdb.ConnectionException))
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 
-LOCK_WAIT_S = 2.0
+LOCK_WAIT_S = (
+    2.0  # for readers that hold it for a moment; so long may a tap have made its file and not taken it
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class WriterLock:
         Readers hold it shared for the moment of copying a catalog: hence `wait_s`.
         """
         fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        os.utime(fd)  # see `writer_begins`
         deadline = time.monotonic() + wait_s
         while not _try_lock(fd, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
@@ -143,9 +146,15 @@ def writer_runs(paths: StorePaths) -> bool:
 def writer_begins(paths: StorePaths) -> bool:
     """True where a tap may be about to hold the store: it makes the lock's file a moment before it locks it."""
     try:
-        return time.time() - paths.lock.stat().st_mtime < LOCK_WAIT_S
+        return abs(time.time() - paths.lock.stat().st_mtime) < LOCK_WAIT_S
     except OSError:
         return False
+
+
+def require_store(paths: StorePaths) -> None:
+    """Raises StoreError where there is no store, and no tap that is about to make one."""
+    if not (paths.catalog.exists() or writer_runs(paths) or writer_begins(paths)):
+        raise StoreError(f"there is no store at {paths.root}: `hepduck run` makes one")
 
 
 def fsync(path: Path) -> None:

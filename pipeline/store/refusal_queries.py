@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipeline.errors import StoreError
+from pipeline.instants import EPOCH
 from pipeline.store.call_queries import Question
 from pipeline.store.queries import Row, Source, rows_of
 
@@ -19,7 +20,6 @@ SCANNED_ACCOUNTS: Final = 10  # so many accounts tried from one address, and har
 SCANNER_REFUSED_PCT: Final = 90.0
 STORM_PER_MINUTE: Final = 60  # so many from one address (to one account) in a minute: a storm
 _RETRY: Final = timedelta(seconds=5)  # within which a phone answers a challenge
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST: Final = timedelta(seconds=32)  # of a transaction: 64 T1 (RFC 3261 17.1.2.2)
 
 # Which REGISTERs of [since, until) were refused: `status` NULL means that no final reply came. The texts of those
@@ -138,7 +138,7 @@ def first_message(source: Source) -> datetime | None:
 
 def _window(source: Source, since: datetime | None, until: datetime | None) -> Row:
     now = datetime.now(UTC)
-    since = max(since or first_message(source) or now, _EPOCH)
+    since = max(since or first_message(source) or now, EPOCH)
     until = until or now
     return {
         "since": since,

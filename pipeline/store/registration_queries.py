@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipeline.errors import StoreError
+from pipeline.instants import EPOCH
 from pipeline.store.call_queries import Question
 from pipeline.store.queries import Row, Source, rows_of
 
 FLAPS: Final = 3  # so often a phone came back, or came from elsewhere, until it counts as flapping
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LIFE: Final = timedelta(
     days=400
 )  # whoever asks for more shall not make every read look at everything
@@ -272,17 +272,17 @@ _COUNTED: Final = [
 
 def _until(source: Source, at: datetime | None) -> Row:
     """What can still be alive at that time."""
-    until = max(at or datetime.now(UTC), _EPOCH)
+    until = max(at or datetime.now(UTC), EPOCH)
     return {"back_to": until - _longest_life(source), "until": until}
 
 
 def _window(source: Source, since: datetime | None, until: datetime | None) -> Row:
     """The window, and how far back its first bindings may have begun."""
-    until = max(until or datetime.now(UTC), _EPOCH)
+    until = max(until or datetime.now(UTC), EPOCH)
     if since is None:
         known = span(source)
         since = known[0] if known else until
-    since = max(since, _EPOCH)
+    since = max(since, EPOCH)
     return {"back_to": since - _longest_life(source), "since": since, "until": until}
 
 

@@ -60,6 +60,7 @@ class Agents:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int | None], AgentSeen] = {}
         self._names: dict[tuple[str, int | None], str] = {}
+        self.has_news = False  # an agent is new, or trusted no more or again, since `heard` was asked last
 
     def see(
         self,
@@ -71,13 +72,14 @@ class Agents:
         arrival_us: int,
         skew_us: int,
     ) -> None:
-        """Note a packet of this agent."""
+        """Note a packet of this agent; `skew_us` as in `AgentSeen`."""
         key = (address, agent_id)
         agent = self._seen.get(key)
         if agent is None:
             if len(self._seen) >= MAX_AGENTS:
                 key = (OTHERS, None)
             agent = self._seen.setdefault(key, AgentSeen(*key, first_seen_us=arrival_us))
+        self.has_news |= not agent.packets or agent.trusted != trusted
         agent.trusted = trusted
         agent.hep_version = hep_version
         agent.packets += 1
@@ -86,7 +88,7 @@ class Agents:
         agent.changed = True
 
     def name(self, address: str, agent_id: int | None) -> str:
-        """See `agent_name`."""
+        """See `agent_name`; `OTHERS` for who came too late to be kept apart."""
         key = (address, agent_id)
         name = self._names.get(key)
         if name is None:
@@ -97,6 +99,7 @@ class Agents:
 
     def heard(self) -> list[AgentSeen]:
         """Those heard since the last call."""
+        self.has_news = False
         heard = [agent for agent in self._seen.values() if agent.changed]
         for agent in heard:
             agent.changed = False

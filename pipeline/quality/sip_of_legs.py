@@ -36,7 +36,7 @@ class SsrcBook:
             if (ssrc := remote_ssrc_of(row[column]))
         }
         times = [row["ts"] for group in groups for row in group.rows if row["ts"] is not None]
-        self.found: list[Row] = []
+        self.found: list[Row] = []  # of leg_quality
         if wanted and times:
             until = max(end_of(row) for group in groups for row in group.rows if row["ts"])
             self.found = facts.hep_legs_by_ssrc(cursor, wanted, min(times) - facts.SLACK, until + facts.SLACK)
@@ -45,7 +45,7 @@ class SsrcBook:
             self._by_ssrc.setdefault(row["remote_ssrc"], []).append(row)
 
     def of(self, group: CdrGroup) -> dict[int, str]:
-        """Those that were on during the call."""
+        """SSRC -> Call-ID, of reports that were made during the call."""
         timed = [row for row in group.rows if row["ts"] is not None]
         if not timed or not self._by_ssrc:
             return {}
