@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.instants import at
@@ -10,6 +11,7 @@ from pipeline.instants import at
 MAX_AGENTS = (
     1_000  # kept apart: addresses and agent ids are the sender's word, and each has a clock of its own
 )
+MAX_CAPTURE_IDS = 64  # counted apart in metrics
 OTHERS = "others"
 
 
@@ -26,6 +28,7 @@ class AgentSeen:
     agent_id: int | None
     hep_version: int = 0
     packets: int = 0
+    by_protocol: Counter[str] = field(default_factory=Counter)  # of these: sip, rtcp, log, other
     last_seen_us: int = 0
     first_seen_us: int = 0
     skew_us: int = 0  # its timestamp behind (+) or ahead of (-) our arrival time, last seen
@@ -67,6 +70,7 @@ class Agents:
         address: str,
         agent_id: int | None,
         *,
+        protocol: str,
         hep_version: int,
         trusted: bool,
         arrival_us: int,
@@ -83,6 +87,7 @@ class Agents:
         agent.trusted = trusted
         agent.hep_version = hep_version
         agent.packets += 1
+        agent.by_protocol[protocol] += 1
         agent.last_seen_us = arrival_us
         agent.skew_us = skew_us
         agent.changed = True
@@ -96,6 +101,24 @@ class Agents:
                 return OTHERS
             name = self._names[key] = agent_name(address, agent_id)
         return name
+
+    def packets(self) -> Counter[tuple[str, str]]:
+        """Packets since the start by capture id (as text, "none" without) and protocol; from any thread.
+
+        `MAX_CAPTURE_IDS` ids, those heard first, are told apart; the rest is `OTHERS`.
+        """
+        counted: Counter[tuple[str, str]] = Counter()
+        named: set[str] = set()
+        for agent in list(self._seen.values()):
+            name = "none" if agent.agent_id is None else str(agent.agent_id)
+            name = OTHERS if agent.agent_addr == OTHERS else name
+            if name in named or len(named) < MAX_CAPTURE_IDS:
+                named.add(name)
+            else:
+                name = OTHERS
+            for protocol, packets in list(agent.by_protocol.items()):
+                counted[name, protocol] += packets
+        return counted
 
     def heard(self) -> list[AgentSeen]:
         """Those heard since the last call."""

@@ -39,6 +39,8 @@ METHODS = frozenset(
 # One message a datagram; on a stream several may follow each other. TLS, WS and WSS the Via must tell.
 _IS_DATAGRAM = {"udp": True, "sctp": True, "tcp": False}
 
+_PROTOCOLS = {SIP: "sip", LOG: "log", **dict.fromkeys(QUALITY, "rtcp")}
+
 # The order in which rows are made; what the store's table has beyond it stays NULL here.
 _HEAD = "ts received_at node agent_id agent_addr src_ip src_port dst_ip dst_port correlation_id".split()
 _ROW_COLUMNS = {
@@ -170,6 +172,10 @@ class Decoder:
         """Whether an agent is new, or trusted no more or again, since `agents` was asked last."""
         return self._agents.has_news
 
+    def agent_packets(self) -> Counter[tuple[str, str]]:
+        """See `Agents.packets`."""
+        return self._agents.packets()
+
     def agents(self) -> list[AgentSeen]:
         """The capture agents heard since the last call."""
         return self._agents.heard()
@@ -190,9 +196,11 @@ class Decoder:
         ts_us = packet.ts_us
         if ts_us is None or ts_us > arrival_us + DAY_US:  # none sent, or a clock nobody can live by
             ts_us = max(arrival_us, self._last_id + 1)  # one read gives one time to many: keep their order
+        kind = packet.protocol_type
         self._agents.see(
             datagram.agent_addr,
             packet.agent_id,
+            protocol=_PROTOCOLS.get(kind, "other"),
             hep_version=packet.version,
             trusted=trusted,
             arrival_us=arrival_us,
@@ -200,7 +208,6 @@ class Decoder:
         )
         if packet.defects:
             self.counts.defects.update(packet.defects)
-        kind = packet.protocol_type
         if kind == SIP:
             self._sip(datagram, packet, trusted, ts_us, events)
         elif kind in QUALITY or kind == LOG:

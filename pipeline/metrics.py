@@ -28,6 +28,12 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         status = self._service.latest
         yield CounterMetricFamily("hepduck_received", "Messages received", value=status.received)
+        heard = CounterMetricFamily(
+            "hepduck_hep_packets", "HEP packets that were let in", labels=["capture_id", "proto"]
+        )
+        for (capture_id, protocol), count in self._service.decoder.agent_packets().items():
+            heard.add_metric([capture_id, protocol], count)
+        yield heard
         yield CounterMetricFamily("hepduck_stored", "Messages committed to the store", value=status.stored)
         yield _by_label("hepduck_rejected", "Messages rejected", "reason", status.rejected_by_reason)
         yield CounterMetricFamily("hepduck_shed", "Messages that hepduck let go of", value=status.shed)

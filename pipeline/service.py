@@ -38,6 +38,7 @@ from pipeline.ingest.recordings import RecordingWriter
 from pipeline.ingest.tap import Tap
 from pipeline.instants import at, now_us
 from pipeline.jobs import Jobs
+from pipeline.ledger_work import FORGET_EVERY, LedgerWork
 from pipeline.outbox import Outbox
 from pipeline.priority import lower_library_threads
 from pipeline.protocols.redact import Redactor
@@ -65,7 +66,6 @@ REPORT_DUE = timedelta(minutes=1)  # how often it is looked whether the daily re
 STOP_FLUSH_S = 10.0
 STOP_ORDERS_S = 2.0  # longer only on a stuck disk
 SPOOL_S = 10.0  # a start waits that long for what was spooled; the watchdog is fed later
-LEDGER_KEPT_US = 7 * 86_400_000_000
 SWITCH_INTERVAL_S = 0.0005  # the receive threads and the rules must not wait 5 ms for the interpreter
 
 log = structlog.get_logger(__name__)
@@ -91,6 +91,7 @@ class Service:
         except BaseException:
             self.tap.stop()
             raise
+        self._ledger_work = LedgerWork(self.ledger)
         self._status_file = StatusFile(self.paths.root)
         self.outbox = Outbox(self.writer)
         self.decoder = Decoder(
@@ -138,6 +139,7 @@ class Service:
             every(how.interval, "legs", self._hear_legs)
         if how.report_dir is not None:
             every(REPORT_DUE, "quality report", self.quality.report, failing=self.quality.report_error)
+        every(FORGET_EVERY, "ledger", self._ledger_work.forget, failing=self._ledger_work.error)
         for name, work, interval, after in self.store.jobs(self.settings.store):
             every(interval, name, work, after=after, failing=self.store.failing(name), can_wait=True)
 
@@ -147,7 +149,7 @@ class Service:
         gc.collect()
         gc.freeze()  # what stands now stays; collections look at calls and devices only
         gc.set_threshold(50_000, 20, 50)
-        self._settle_ledger()
+        self._ledger_work.settle()
         self.rules.start()
         self.tap.start()
         for warning in self.tap.warnings():
@@ -157,13 +159,6 @@ class Service:
         self.jobs.start()
         lower_library_threads()
         self._write_status("running")
-
-    def _settle_ledger(self) -> None:
-        """Say what became of attempts that a crash cut off: unknown, and never to be tried again."""
-        for attempt in self.ledger.unfinished():
-            log.warning("an action was cut off", attempt_id=attempt.attempt_id, call_id=attempt.call_id)
-            self.ledger.finish(attempt.attempt_id, "unknown", "cut off by a crash", [], now_us())
-        self.ledger.prune(now_us() - LEDGER_KEPT_US)
 
     def loop(self) -> None:
         """Decode and detect until `stop`; then drain what was received and close everything."""

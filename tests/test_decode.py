@@ -10,7 +10,7 @@ from recordings import PATHS
 from tap import hep3, sip
 
 from pipeline import decode
-from pipeline.agents_seen import MAX_AGENTS
+from pipeline.agents_seen import MAX_AGENTS, MAX_CAPTURE_IDS
 from pipeline.decode import Decoder
 from pipeline.ingest import Datagram
 from pipeline.ingest.recordings import read_recording
@@ -209,6 +209,10 @@ def test_agents_are_bounded(decoder: Decoder) -> None:
         decoder.decode([arrived(invite("c@x", agent_id=first + n)) for n in range(500)])
         decoder.take()
     assert len(decoder.agents()) <= MAX_AGENTS + 1
+    packets = decoder.agent_packets()
+    assert len(packets) == MAX_CAPTURE_IDS + 1
+    assert packets["3", "sip"] == 1
+    assert packets.total() == MAX_AGENTS + 500
 
 
 def test_counts_by_method_have_few_labels(decoder: Decoder) -> None:

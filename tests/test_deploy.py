@@ -58,7 +58,9 @@ def test_a_unit_is_what_systemd_understands_and_calls_safe(unit: Path, tmp_path:
 def test_a_unit_starts_commands_that_there_are(unit: Path, tmp_path: Path) -> None:
     starts = values(unit, "ExecStart")
     assert starts
-    assert not values(unit, "ExecStartPre"), "systemd tries that again whatever its exit code; a database may be away"
+    assert not values(unit, "ExecStartPre"), (
+        "systemd tries that again whatever its exit code; a database may be away"
+    )
     for line in starts:
         program, command, *options = line.split()
         assert program == COMMAND

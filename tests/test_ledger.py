@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.ledger_work import LedgerWork
 from pipeline.store.ledger import Ledger
 
 BOB = "sip:bob@sip.test"
@@ -107,6 +109,26 @@ def test_prune_forgets_what_ended_and_keeps_what_runs(ledger: Ledger) -> None:
     assert ledger.prune(2_000) == 0
     assert ledger.prune(2_001) == 1
     assert [attempt.call_id for attempt in ledger.attempts(0)] == ["c2"]
+
+
+def test_the_tap_settles_what_was_cut_off_and_forgets_what_ended_a_week_ago(ledger: Ledger) -> None:
+    week_us, now_us = 7 * 86_400_000_000, time.time_ns() // 1000
+    for call_id, ended_us in (("old", now_us - week_us - 60_000_000), ("new", now_us - week_us + 60_000_000)):
+        ended = claim(ledger, call_id=call_id)
+        assert ended
+        ledger.finish(ended, "canceled", "", [], ended_us)
+    claim(ledger, call_id="cut off")
+    work = LedgerWork(ledger)
+    work.settle()
+    assert (work.forget(), work.error()) == ("1 attempts forgotten", None)
+    assert {each.call_id: each.outcome for each in ledger.attempts(0)} == {
+        "new": "canceled",
+        "cut off": "unknown",
+    }
+    assert work.forget() is None
+    ledger.close()
+    assert work.forget() is None
+    assert "the action ledger" in (work.error() or "")
 
 
 def test_hostile_words_are_only_words(ledger: Ledger) -> None:

@@ -28,6 +28,7 @@ NAMES = {
     "hepduck_findings_total": {"kind"},
     "hepduck_sip_messages_total": {"method", "status_class"},
     "hepduck_actions_total": {"action", "outcome", "dry_run"},
+    "hepduck_hep_packets_total": {"capture_id", "proto"},
     "hepduck_job_runs_total": {"name"},
     "hepduck_job_failures_total": {"name"},
     "hepduck_job_failing": {"name"},
@@ -43,7 +44,7 @@ NAMES = {
     "hepduck_spool_bytes": set(),
     "hepduck_spool_limit_bytes": set(),
 }
-JOBS = {"quality", "legs", "merge", "counts by minute", "quality by hour", "prune", "store check"}
+JOBS = {"quality", "legs", "merge", "counts by minute", "quality by hour", "prune", "store check", "ledger"}
 
 
 def scrape(address: str) -> Samples:
@@ -95,10 +96,14 @@ def test_what_a_tap_exposes(tmp_path: Path) -> None:
                 if label == "name":
                     assert text in JOBS
                     continue
+                if label == "capture_id":
+                    assert re.fullmatch(r"\d{1,10}|none|others", text), text
+                    continue
                 assert re.fullmatch(r"[A-Z]+|[a-z_]+|[1-6]xx", text), f"{name} has a label {text!r}"
         assert samples["hepduck_weird_total", (("kind", "hep_short"),)] == 200
         assert samples["hepduck_findings_total", (("kind", "late_register"),)] == 30  # the label's
         assert total(samples, "hepduck_sip_messages_total") == 10406 + 200
+        assert total(samples, "hepduck_hep_packets_total") == 10406 + 200
         assert (
             samples["hepduck_sip_messages_total", (("method", "other"), ("status_class", "request"))] == 200
         )
