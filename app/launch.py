@@ -78,7 +78,7 @@ def run(
 
 
 def _print_password_line(user: str) -> None:
-    from app.signin import password_line
+    from app.passwords import password_line
 
     password = typer.prompt(f"Password of {user}", hide_input=True, confirmation_prompt=True, err=True)
     typer.echo(password_line(user, password))
@@ -102,7 +102,8 @@ def serve(settings: Settings) -> None:
 
 def _require_sign_in(app: AppSettings, host: str) -> None:
     """The rule of `app.signin`: beyond loopback only with a way to sign in."""
-    from app.signin import read_passwords, way_of
+    from app.passwords import read_passwords
+    from app.signin import way_of
 
     way = way_of(app)
     if way == "open" and not _is_loopback(host):

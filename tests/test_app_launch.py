@@ -10,6 +10,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from app_store import App, AppStore, reading
 from filled import Run, run_in_process  # noqa: F401 - a fixture
 from tap import COMMAND, environment
 
-from app import warm
+from app import signin, warm
 from app.launch import bind
-from app.signin import SIGN_OUT, Gate, fits, is_user, password_line, read_passwords
+from app.passwords import fits, password_line, read_passwords
+from app.signin import SIGN_OUT, Gate, is_user
 from pipeline.errors import ConfigError
 from pipeline.settings import AppSettings
 
@@ -263,6 +266,33 @@ def test_an_address_stays_text_in_the_form(password_file: Path) -> None:
     page = Browser(password_file=password_file).get(address)
     assert form_of(page) == {"address": "/a?b=1&amp=%3Cscript%3E'"}
     assert "<script>" not in page.text
+
+
+def test_strangers_who_try_many_passwords_cost_no_memory(
+    password_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try takes 32 MB: two at a time, whoever asks."""
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def slow(_password: str, _hashed: str) -> bool:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with lock:
+            at_once -= 1
+        return False
+
+    monkeypatch.setattr(signin, "fits", slow)
+    browser = Browser(password_file=password_file)
+
+    async def storm() -> list[httpx.Response]:
+        tries = ({"user": "ann", "password": str(number)} for number in range(20))
+        return await asyncio.gather(*(browser.client.post("/sign-in", data=each) for each in tries))
+
+    assert {answer.status_code for answer in asyncio.run(storm())} == {401}
+    assert most == 2
 
 
 def test_a_forged_session(password_file: Path) -> None:
