@@ -37,7 +37,8 @@ _COOKIE: Final = "hepduck_session"
 _SESSION_S: Final = 12 * 3600
 _MAX_FORM_BYTES: Final = 16_384
 _MAX_ADDRESS_CHARS: Final = 4_000  # in the form each may take three
-_TRIES_AT_ONCE: Final = 2  # strangers can ask as often as they like: others wait
+_TRIES_AT_ONCE: Final = 2  # strangers can ask as often as they like
+_MOST_TRIES: Final = 50  # with those that wait
 
 
 # -- the ways --------------------------------------------------------------------------------------------
@@ -107,6 +108,7 @@ class Gate:
         self._passwords = read_passwords(settings.password_file) if settings.password_file else {}
         self._secure = "; Secure" if settings.tls_certificate else ""
         self._tries: CapacityLimiter | None = None
+        self._trying = 0
         self._key = secrets.token_bytes(32)  # who signed in before a restart does so again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,7 +156,14 @@ class Gate:
         known = self._passwords.get(user) or next(
             iter(self._passwords.values())
         )  # takes as long for strangers
-        judged = await anyio.to_thread.run_sync(fits, password, known, limiter=self._tries)
+        if self._trying >= _MOST_TRIES:
+            await _answer(send, 503, _form(address, "Too many are signing in. Try again in a moment."))
+            return
+        self._trying += 1
+        try:
+            judged = await anyio.to_thread.run_sync(fits, password, known, limiter=self._tries)
+        finally:
+            self._trying -= 1
         right = judged and user in self._passwords
         if not right:
             await _answer(send, 401, _form(address, "That is not right."))

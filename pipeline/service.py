@@ -269,6 +269,7 @@ class Service:
     def _hand_over_agents(self) -> None:
         self._states.hand_over_agents()
         self.outbox.add("ingest_minute", self._minutes.gained(self.status("running")))
+        self.outbox.flush()  # see `_hand_over`
 
     # -- status ----------------------------------------------------------------------------------------
 

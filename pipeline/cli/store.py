@@ -32,7 +32,7 @@ def _order(store: Path | None, order: str, **arguments: Any) -> Any:
 
     settings, _ = opt.settings_of(None, False, store, None)
     configure(LogSettings(level="error"))
-    require_store(StorePaths.of(settings.store.path))  # none is made for an order
+    require_store(StorePaths.of(settings.store.path))
     return carry_out(settings.store.path, settings.node, settings.store.retention, order, **arguments)
 
 
