@@ -10,4 +10,4 @@ from kills import kill_often
 
 @pytest.mark.timeout(180)
 def test_kills_under_load(tmp_path: Path) -> None:
-    print(kill_often(tmp_path, 4))
+    print(kill_often(tmp_path, 3))
