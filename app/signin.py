@@ -6,6 +6,7 @@ websocket, downloads. OpenID Connect is Streamlit's own (`st.login`); there `may
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import hashlib
 import hmac
@@ -23,7 +24,6 @@ from app.passwords import fits, read_passwords
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from anyio import CapacityLimiter
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from pipeline.settings import AppSettings
@@ -107,7 +107,7 @@ class Gate:
         self._networks = [ip_network(network) for network in settings.proxy_networks]
         self._passwords = read_passwords(settings.password_file) if settings.password_file else {}
         self._secure = "; Secure" if settings.tls_certificate else ""
-        self._tries: CapacityLimiter | None = None
+        self._tries = asyncio.Semaphore(_TRIES_AT_ONCE)
         self._trying = 0
         self._key = secrets.token_bytes(32)  # who signed in before a restart does so again
 
@@ -149,10 +149,6 @@ class Gate:
     async def _sign_in(self, receive: Receive, send: Send) -> None:
         form = parse_qs((await _body(receive)).decode("utf-8", "replace"))
         user, password, address = (form.get(name, [""])[0] for name in ("user", "password", "address"))
-        import anyio  # noqa: PLC0415  there with Streamlit only
-
-        if self._tries is None:
-            self._tries = anyio.CapacityLimiter(_TRIES_AT_ONCE)
         known = self._passwords.get(user) or next(
             iter(self._passwords.values())
         )  # takes as long for strangers
@@ -161,7 +157,8 @@ class Gate:
             return
         self._trying += 1
         try:
-            judged = await anyio.to_thread.run_sync(fits, password, known, limiter=self._tries)
+            async with self._tries:
+                judged = await asyncio.to_thread(fits, password, known)
         finally:
             self._trying -= 1
         right = judged and user in self._passwords

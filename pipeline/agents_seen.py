@@ -27,13 +27,24 @@ class AgentSeen:
     agent_addr: str
     agent_id: int | None
     hep_version: int = 0
-    packets: int = 0
-    by_protocol: Counter[str] = field(default_factory=Counter)  # of these: sip, rtcp, log, other
+    by_protocol: Counter[str] = field(default_factory=Counter)  # packets: sip, rtcp, log, other
     last_seen_us: int = 0
     first_seen_us: int = 0
     skew_us: int = 0  # its timestamp behind (+) or ahead of (-) our arrival time, last seen
-    trusted: bool = True
+    trusted: bool | None = None  # before its first packet
     changed: bool = True
+
+    @property
+    def packets(self) -> int:
+        """Of all protocols."""
+        return self.by_protocol.total()
+
+    @property
+    def capture_id(self) -> str:
+        """As a label of metrics: "none" where it sends none."""
+        if self.agent_addr == OTHERS:
+            return OTHERS
+        return "none" if self.agent_id is None else str(self.agent_id)
 
     @property
     def name(self) -> str:
@@ -83,10 +94,9 @@ class Agents:
             if len(self._seen) >= MAX_AGENTS:
                 key = (OTHERS, None)
             agent = self._seen.setdefault(key, AgentSeen(*key, first_seen_us=arrival_us))
-        self.has_news |= not agent.packets or agent.trusted != trusted
-        agent.trusted = trusted
+        if agent.trusted != trusted:
+            agent.trusted, self.has_news = trusted, True
         agent.hep_version = hep_version
-        agent.packets += 1
         agent.by_protocol[protocol] += 1
         agent.last_seen_us = arrival_us
         agent.skew_us = skew_us
@@ -110,8 +120,7 @@ class Agents:
         counted: Counter[tuple[str, str]] = Counter()
         named: set[str] = set()
         for agent in list(self._seen.values()):
-            name = "none" if agent.agent_id is None else str(agent.agent_id)
-            name = OTHERS if agent.agent_addr == OTHERS else name
+            name = agent.capture_id
             if name in named or len(named) < MAX_CAPTURE_IDS:
                 named.add(name)
             else:

@@ -174,9 +174,7 @@ def kill_often(folder: Path, rounds: int) -> str:
                 at_the_kill.append(GhostCall(folder))
                 at_the_kill[-1].happen(tap)
                 at_the_kill[-1].register(tap)
-                time.sleep(
-                    rng.uniform(0, 0.12)
-                )  # any moment may be the last; the INVITE leaves after some 55 ms
+                time.sleep(rng.uniform(0, 0.12))  # any moment may be the last: the INVITE leaves after 55 ms
                 tap.kill()
                 before_it += at_the_kill[-1].call_id in phones.invites
                 last = tap.status()

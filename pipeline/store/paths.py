@@ -13,9 +13,8 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 
-LOCK_WAIT_S = (
-    2.0  # for readers that hold it for a moment; so long may a tap have made its file and not taken it
-)
+# Readers hold the lock for a moment; so long, too, may a tap have made its file and not taken it.
+LOCK_WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
